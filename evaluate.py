@@ -1,0 +1,20 @@
+"""Sample a trained denoiser over a grid of τ and η and measure it: `python evaluate.py [key=value ...]`."""
+
+import hydra
+import sys
+
+from omegaconf import DictConfig
+
+from ddim.cli import evaluation_arguments, exit_with_sentence
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    from ddim.run import evaluate
+
+    exit_with_sentence(lambda: evaluate(cfg))
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = exit_with_sentence(lambda: evaluation_arguments(sys.argv[1:]))
+    main()

@@ -1,0 +1,19 @@
+"""What happens around training: the evaluation grid, sample pictures, checkpoints, progress, throughput."""
+
+from ddim.callbacks.checkpointing import LastCheckpoint
+from ddim.callbacks.evaluation import EvaluationGrid, Measure, TrainingEvaluation
+from ddim.callbacks.progress import GridProgress, TrainingProgress, track
+from ddim.callbacks.sample_grid import SampleGrid
+from ddim.callbacks.throughput import Throughput
+
+__all__ = [
+    "EvaluationGrid",
+    "GridProgress",
+    "LastCheckpoint",
+    "Measure",
+    "SampleGrid",
+    "Throughput",
+    "TrainingEvaluation",
+    "TrainingProgress",
+    "track",
+]

@@ -1,0 +1,69 @@
+"""Pictures of the same samples again and again while the network learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+
+from ddim.callbacks.evaluation import sampling_context
+from ddim.diffusion import NoiseSource
+from ddim.figures import image_grid
+from ddim.grid import GridPoint
+from ddim.lit_module import DenoisingModule
+from ddim.show import show_image
+
+
+class SampleGrid(pl.Callback):
+    """Draws a grid of samples at the end of a validation: the weights are those that were validated (EMA, if on).
+
+    The latents are fixed, so the pictures of one run show one set of images sharpen. They go to
+    `<directory>/samples-<step>.png` and to the loggers under one key.
+    """
+
+    def __init__(
+        self,
+        point: GridPoint,
+        shape: tuple[int, int, int],
+        directory: Path,
+        *,
+        num_images: int,
+        batch_size: int,
+        every_n_validations: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self.point = point
+        self.shape = shape
+        self.directory = directory
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.every_n_validations = every_n_validations
+        self.noise = NoiseSource(seed)
+        self.validations = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"validations": self.validations}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.validations = state_dict["validations"]
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        self.validations += 1
+        if self.validations % self.every_n_validations or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, DenoisingModule)
+        with sampling_context(trainer, pl_module):
+            images = torch.cat(
+                [
+                    pl_module.sample_images(self.point, indices, self.shape, self.noise).cpu()
+                    for indices in torch.arange(self.num_images).split(self.batch_size)
+                ]
+            )
+        columns = max(1, round(self.num_images**0.5))
+        picture = image_grid(images, columns)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        picture.save(self.directory / f"samples-{trainer.global_step:07d}.png")
+        show_image(trainer, "samples", picture, f"step {trainer.global_step}")

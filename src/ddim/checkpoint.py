@@ -1,0 +1,69 @@
+"""What a checkpoint holds besides the weights, and what is rebuilt from it.
+
+A checkpoint is a Lightning checkpoint with one more entry, plain data under `CHECKPOINT_KEY`:
+`{"format": 1, "config": {"dataset": {...}, "denoiser": {...}, "schedule": {...}}}`. It loads with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ddim.denoisers.pretrained import FORMAT, find_checkpoint
+from ddim.errors import UserError
+
+CHECKPOINT_KEY = "ddim"
+GROUPS = ("dataset", "denoiser", "schedule")
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+def describe(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry that `DenoisingModule` adds to every checkpoint."""
+    return {"format": FORMAT, "config": dict(config)}
+
+
+def read_config(checkpoint: Mapping[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+    """The dataset, denoiser and schedule that a checkpoint (as `read_checkpoint` returns it) was trained with.
+
+    Raises:
+        UserError: naming `path` and what it does not say.
+    """
+    config = checkpoint[CHECKPOINT_KEY]["config"]
+    absent = [key for key in GROUPS if not isinstance(config.get(key), Mapping)]
+    if absent:
+        raise UserError(f"checkpoint={path} does not say its {' and '.join(absent)}; it was not written by train.py.")
+    return {key: dict(config[key]) for key in GROUPS}
+
+
+def latest_checkpoint(output_dir: Path) -> Path:
+    """The newest `last.ckpt` of the training runs under `output_dir`.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [*output_dir.glob(f"train/*/checkpoints/{LAST}"), *output_dir.glob(f"multirun/*/*/checkpoints/{LAST}")]
+    if not found:
+        raise UserError(
+            f"No checkpoint under {output_dir}/train: train one with `python train.py`, or name one with checkpoint=PATH."
+        )
+    return max(found, key=lambda path: (path.stat().st_mtime, str(path)))
+
+
+def resolve_checkpoint(source: str, output_dir: Path) -> Path:
+    """`latest`, a run directory or a .ckpt as the path of a checkpoint file. Raises `UserError` if there is none."""
+    return latest_checkpoint(output_dir) if source == "latest" else find_checkpoint(source)
+
+
+def run_directory(checkpoint: Path) -> Path:
+    """The run a checkpoint belongs to: the folder that holds its `checkpoints/`.
+
+    Raises:
+        UserError: the checkpoint does not lie in a run directory.
+    """
+    directory = checkpoint.resolve().parent.parent
+    if checkpoint.resolve().parent.name != "checkpoints" or not (directory / ".hydra" / "overrides.yaml").is_file():
+        raise UserError(
+            f"resume={checkpoint} does not lie in the checkpoints folder of a run directory; "
+            "to go on training, keep the whole directory that train.py wrote."
+        )
+    return directory

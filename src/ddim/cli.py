@@ -1,0 +1,108 @@
+"""What the two scripts do around Hydra: small rewrites of the command line, and errors as one sentence.
+
+Light on purpose: nothing here imports torch, so that `--help` and shell completion answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+
+from ddim.errors import UserError
+
+# A list for these is one grid in one process; elsewhere `a,b,c` keeps Hydra's meaning, a multirun.
+GRID_KEYS = ("sampler.steps", "sampler.eta", "sampler.tau", "callbacks.evaluation.steps", "callbacks.evaluation.eta")
+# What the checkpoint supplies: a value given on the command line is an addition to an absent group.
+CHECKPOINT_GROUPS = ("dataset", "denoiser", "schedule")
+
+
+def exit_with_sentence(task: Callable[[], Any]) -> Any:
+    """Run `task`; a `UserError` becomes one sentence on stderr and exit status 2 (HYDRA_FULL_ERROR=1: a traceback)."""
+    try:
+        return task()
+    except UserError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def training_arguments(arguments: Sequence[str]) -> list[str]:
+    """The command line of train.py as Hydra gets it: grids as lists, and for `resume=` the run's own overrides.
+
+    Raises:
+        UserError: `resume=` names nothing that can be resumed.
+    """
+    rewritten = _grids_as_lists(arguments)
+    resume = _value_of("resume", rewritten)
+    if resume in (None, "null"):
+        return rewritten
+    from ddim.checkpoint import resolve_checkpoint, run_directory  # torch loads only where it is needed
+
+    checkpoint = resolve_checkpoint(resume, Path(_value_of("output_dir", rewritten) or "outputs"))
+    directory = run_directory(checkpoint)
+    saved = yaml.safe_load((directory / ".hydra" / "overrides.yaml").read_text()) or []
+    given = {_key(argument) for argument in rewritten}
+    kept = [override for override in saved if _key(override) not in given | {"resume"}]
+    rest = [argument for argument in rewritten if _key(argument) != "resume"]
+    return [*kept, *rest, f"resume={_quoted(str(checkpoint))}", f"hydra.run.dir={_quoted(str(directory))}"]
+
+
+def evaluation_arguments(arguments: Sequence[str]) -> list[str]:
+    """The command line of evaluate.py as Hydra gets it: grids as lists, additions to the checkpoint's configuration."""
+    rewritten = []
+    for argument in _grids_as_lists(arguments):
+        key = _key(argument)
+        adds = key is not None and key.split(".")[0] in CHECKPOINT_GROUPS and "." in key
+        rewritten.append(f"++{argument}" if adds and not argument.startswith(("+", "~")) else argument)
+    return rewritten
+
+
+def _grids_as_lists(arguments: Sequence[str]) -> list[str]:
+    """`sampler.steps=10,20,50` -> `sampler.steps=[10,20,50]`, unless this is a multirun, whose sweeps these are."""
+    if any(argument in ("-m", "--multirun") for argument in arguments):
+        return list(arguments)
+    return [_as_list(argument) if _key(argument) in GRID_KEYS else argument for argument in arguments]
+
+
+def _as_list(argument: str) -> str:
+    override = _parse(argument)
+    if override is None or not override.is_choice_sweep():
+        return argument
+    name, _, values = argument.partition("=")
+    return f"{name}=[{values}]"
+
+
+def _parse(argument: str) -> Override | None:
+    if argument.startswith("-") or "=" not in argument:
+        return None
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None  # Hydra itself says what is wrong with it
+
+
+def _key(argument: str) -> str | None:
+    override = _parse(argument)
+    return None if override is None else override.key_or_group
+
+
+def _value_of(key: str, arguments: Sequence[str]) -> str | None:
+    for argument in reversed(arguments):
+        override = _parse(argument)
+        if override is not None and override.key_or_group == key:
+            value = override.value()
+            return None if value is None else str(value.text if isinstance(value, QuotedString) else value)
+    return None
+
+
+def _quoted(text: str) -> str:
+    return QuotedString(text=text, quote=Quote.single).with_quotes()

@@ -1,0 +1,331 @@
+"""Typed schemas of the configuration and the checks that run before any work starts.
+
+Hydra composes `conf/`; the dataclasses here say which keys a composed configuration may hold, of which type and range.
+`training_config` and `evaluation_config` turn a composed configuration into them or raise `UserError` with one sentence.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ddim.diffusion import NoiseSchedule
+from ddim.errors import UserError
+from ddim.grid import GridPoint, grid_points
+from ddim.metrics import FEATURES, METRICS
+
+OPTIMIZERS = ("adam", "adamw")
+LOGGERS = ("wandb", "csv", "tensorboard", "none")
+WEIGHTINGS = ("simple", "min_snr", "snr_truncated")
+PRECISIONS = ("64-true", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
+
+
+@dataclass
+class LoaderConfig:
+    batch_size: int = 128
+    eval_batch_size: int = 500
+    num_workers: int = 2
+
+    def check(self) -> None:
+        _at_least("loader.batch_size", self.batch_size, 1)
+        _at_least("loader.eval_batch_size", self.eval_batch_size, 1)
+        _at_least("loader.num_workers", self.num_workers, 0)
+
+
+@dataclass
+class LossConfig:
+    weighting: str = "simple"
+
+    def check(self) -> None:
+        _one_of("loss.weighting", self.weighting, WEIGHTINGS)
+
+
+@dataclass
+class OptimizerConfig:
+    name: str = "adam"
+    lr: float = 2e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    warmup_steps: int = 5000
+
+    def check(self) -> None:
+        _one_of("optimizer.name", self.name, OPTIMIZERS)
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise UserError(f"optimizer.lr={self.lr} must be a positive number.")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"optimizer.betas={list(self.betas)} must be two numbers in [0, 1).")
+        if not self.weight_decay >= 0:
+            raise UserError(f"optimizer.weight_decay={self.weight_decay} must not be negative.")
+        _at_least("optimizer.warmup_steps", self.warmup_steps, 0)
+
+
+@dataclass
+class SamplerConfig:
+    """The grid: every number of steps with every η. `steps` and `eta` are one value or a list."""
+
+    steps: Any = field(default_factory=lambda: [5, 10, 20, 50])
+    eta: Any = field(default_factory=lambda: [0.0, 0.5, 1.0])
+    tau: Any = "linear"
+    clip_denoised: bool = False
+
+    def points(self, schedule: NoiseSchedule, prefix: str = "sampler") -> list[GridPoint]:
+        return grid_points(
+            schedule, steps=self.steps, etas=self.eta, tau=self.tau, clip_denoised=self.clip_denoised, prefix=prefix
+        )
+
+
+@dataclass
+class EmaConfig:
+    enabled: bool = True
+    decay: float = 0.9999
+    update_every_n_steps: int = 1
+
+    def check(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise UserError(f"callbacks.ema.decay={self.decay} must lie in [0, 1).")
+        _at_least("callbacks.ema.update_every_n_steps", self.update_every_n_steps, 1)
+
+
+@dataclass
+class CheckpointConfig:
+    every_n_steps: int = 1000
+    monitor: str | None = "val/loss"
+    mode: str = "min"
+
+    def check(self) -> None:
+        _at_least("callbacks.checkpoint.every_n_steps", self.every_n_steps, 1)
+        _one_of("callbacks.checkpoint.mode", self.mode, ("min", "max"))
+
+
+@dataclass
+class SampleGridConfig:
+    enabled: bool = True
+    every_n_validations: int = 1
+    num_images: int = 64
+    steps: int = 20
+    eta: Any = 0.0
+
+    def check(self) -> None:
+        _at_least("callbacks.sample_grid.every_n_validations", self.every_n_validations, 1)
+        _at_least("callbacks.sample_grid.num_images", self.num_images, 1)
+
+
+@dataclass
+class TrainingEvaluationConfig:
+    enabled: bool = True
+    every_n_validations: int = 5
+    num_samples: int = 1000
+    batch_size: int = 500
+    steps: Any = field(default_factory=lambda: [10])
+    eta: Any = field(default_factory=lambda: [0.0])
+    features: str = "pixels"
+    metrics: list[str] = field(default_factory=lambda: ["frechet_distance"])
+
+    def check(self) -> None:
+        prefix = "callbacks.evaluation"
+        _at_least(f"{prefix}.every_n_validations", self.every_n_validations, 1)
+        _at_least(f"{prefix}.num_samples", self.num_samples, 2)
+        _at_least(f"{prefix}.batch_size", self.batch_size, 1)
+        _one_of(f"{prefix}.features", self.features, FEATURES)
+        _all_of(f"{prefix}.metrics", self.metrics, METRICS)
+
+
+@dataclass
+class CallbacksConfig:
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    sample_grid: SampleGridConfig = field(default_factory=SampleGridConfig)
+    evaluation: TrainingEvaluationConfig = field(default_factory=TrainingEvaluationConfig)
+
+    def check(self) -> None:
+        for part in (self.ema, self.checkpoint, self.sample_grid, self.evaluation):
+            part.check()
+
+
+@dataclass
+class LoggerConfig:
+    name: str = "wandb"
+    project: str = "ddim"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
+    offline: Any = "auto"
+    log_model: bool = False
+
+    def check(self) -> None:
+        _one_of("logger.name", self.name, LOGGERS)
+        if self.offline not in ("auto", True, False):
+            raise UserError(f"logger.offline={self.offline} must be auto, true or false.")
+
+
+@dataclass
+class EvaluationConfig:
+    name: str = "grid"
+    weights: str = "ema"
+    num_samples: int = 1000
+    batch_size: int = 500
+    features: str = "pixels"
+    metrics: list[str] = field(default_factory=lambda: list(METRICS))
+    reference: str | None = None
+    reference_split: str = "train"
+    floor: bool = True
+    loss_images: int = 512
+    grid_images: int = 64
+
+    def check(self) -> None:
+        _one_of("evaluation.name", self.name, ("grid",))
+        _one_of("evaluation.weights", self.weights, ("ema", "raw"))
+        _at_least("evaluation.num_samples", self.num_samples, 2)
+        _at_least("evaluation.batch_size", self.batch_size, 1)
+        _at_least("evaluation.loss_images", self.loss_images, 1)
+        _at_least("evaluation.grid_images", self.grid_images, 1)
+        _one_of("evaluation.features", self.features, FEATURES)
+        _all_of("evaluation.metrics", self.metrics, METRICS)
+        _one_of("evaluation.reference_split", self.reference_split, ("train", "test"))
+        if self.reference is not None and not Path(self.reference).is_file():
+            raise UserError(f"evaluation.reference={self.reference} is not a file; give a .npz with mu and sigma.")
+
+
+@dataclass
+class TrainConfig:
+    dataset: dict[str, Any]
+    denoiser: dict[str, Any]
+    schedule: dict[str, Any]
+    trainer: dict[str, Any]
+    seed: int = 0
+    resume: str | None = None
+    output_dir: str = "outputs"
+    cache_dir: str = "cache"
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+
+
+@dataclass
+class EvaluateConfig:
+    dataset: dict[str, Any]
+    denoiser: dict[str, Any]
+    schedule: dict[str, Any]
+    trainer: dict[str, Any]
+    checkpoint: str = "latest"
+    seed: int = 0
+    output_dir: str = "outputs"
+    cache_dir: str = "cache"
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+
+def training_config(cfg: DictConfig) -> TrainConfig:
+    """Check a composed `train` configuration. Raises `UserError` naming the first key that is wrong."""
+    config = _typed(TrainConfig, cfg)
+    for part in (config.loader, config.loss, config.optimizer, config.callbacks, config.logger):
+        part.check()
+    _check_seed(config.seed)
+    _check_trainer(config.trainer)
+    schedule = build_schedule(config.schedule)
+    # Both are read only after hours of training otherwise.
+    config.sampler.points(schedule)
+    if config.callbacks.sample_grid.enabled:
+        sample_grid_point(config, schedule)
+    if config.callbacks.evaluation.enabled:
+        training_grid(config, schedule)
+    return config
+
+
+def evaluation_config(cfg: DictConfig) -> EvaluateConfig:
+    """Check a composed `evaluate` configuration whose dataset, denoiser and schedule are already filled in."""
+    config = _typed(EvaluateConfig, cfg)
+    config.evaluation.check()
+    config.logger.check()
+    _check_seed(config.seed)
+    _check_trainer(config.trainer)
+    config.sampler.points(build_schedule(config.schedule))
+    return config
+
+
+def build_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
+    """The noise schedule that `{name: ..., **parameters}` describes."""
+    parameters = dict(config)
+    name = parameters.pop("name", None)
+    try:
+        return NoiseSchedule.from_name(name, **parameters)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"schedule={dict(config)} cannot be built: {error}") from error
+
+
+def sample_grid_point(config: TrainConfig, schedule: NoiseSchedule) -> GridPoint:
+    """Where the sample pictures of training are taken."""
+    part = config.callbacks.sample_grid
+    sampler = SamplerConfig(part.steps, part.eta, config.sampler.tau, config.sampler.clip_denoised)
+    points = sampler.points(schedule, prefix="callbacks.sample_grid")
+    if len(points) != 1:
+        raise UserError(f"callbacks.sample_grid.eta={part.eta} must be one value, not a list.")
+    return points[0]
+
+
+def training_grid(config: TrainConfig, schedule: NoiseSchedule) -> list[GridPoint]:
+    """The small grid that is measured while training."""
+    part = config.callbacks.evaluation
+    sampler = SamplerConfig(part.steps, part.eta, config.sampler.tau, config.sampler.clip_denoised)
+    return sampler.points(schedule, prefix="callbacks.evaluation")
+
+
+def _typed(schema: type, cfg: DictConfig) -> Any:
+    try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise UserError(f"{missing[0]} has no value; give one, for example {missing[0]}=VALUE.")
+        plain = OmegaConf.to_container(cfg, resolve=True)
+        assert isinstance(plain, dict)
+        known = {item.name for item in fields(schema)}
+        values = {key: value for key, value in plain.items() if key in known}
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "configuration"
+        reason = str(getattr(error, "msg", None) or error).splitlines()[0].rstrip(".")
+        raise UserError(f"{key}: {reason}.") from error
+
+
+def _check_trainer(trainer: Mapping[str, Any]) -> None:
+    known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
+    managed = {"callbacks", "logger", "default_root_dir", "use_distributed_sampler", "enable_checkpointing"}
+    for key in trainer:
+        if key not in known:
+            raise UserError(f"trainer.{key}={trainer[key]} is not an argument of pytorch_lightning.Trainer.")
+        if key in managed:
+            raise UserError(f"trainer.{key}={trainer[key]} is set by this program and cannot be given.")
+    precision = trainer.get("precision", "32-true")
+    _one_of("trainer.precision", str(precision), PRECISIONS)
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed={seed} must be a whole number from 0 to 2^63 - 1.")
+
+
+def _at_least(key: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"{key}={value} must be a whole number of at least {least}.")
+
+
+def _one_of(key: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"{key}={value} is not known; choose one of {', '.join(known)}.")
+
+
+def _all_of(key: str, values: list[str], known: tuple[str, ...]) -> None:
+    for value in values:
+        _one_of(key, value, known)

@@ -1,0 +1,7 @@
+"""Images: where they come from, how they become pixels, and in which order they are trained on."""
+
+from ddim.data.build import DATASETS, build_datamodule
+from ddim.data.datamodule import SPLITS, ImageDataModule
+from ddim.data.images import to_model_space, to_uint8
+
+__all__ = ["DATASETS", "SPLITS", "ImageDataModule", "build_datamodule", "to_model_space", "to_uint8"]

@@ -1,0 +1,58 @@
+"""scikit-learn's 1,797 real handwritten digits, 8x8, with a fixed train/test split."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddim.data.options import Options
+from ddim.data.splits import ArraySplit
+
+NUM_TEST = 360
+SPLIT_SEED = 0
+
+
+class Digits:
+    """1,437 training and 360 test images, stratified by digit; values 0..16 scaled to 0..255 and rounded."""
+
+    def __init__(self, options: Options, cache_dir: Path) -> None:
+        self.channels = options.choice("channels", 1, (1,))
+        self.resolution = options.choice("resolution", 8, (8,))
+
+    def prepare(self) -> None:
+        """Nothing to do: the images come with scikit-learn."""
+
+    def open(self, split: str) -> ArraySplit:
+        """uint8 (N, 1, 8, 8), the images of "train" or "test" in the order of scikit-learn's table."""
+        images, is_test = self._images_and_split
+        return ArraySplit(images[is_test if split == "test" else ~is_test])
+
+    def details(self) -> dict[str, Any]:
+        return {"split_rule": f"stratified by digit, seed {SPLIT_SEED}"}
+
+    @cached_property
+    def _images_and_split(self) -> tuple[Tensor, Tensor]:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        images = np.floor(digits.images * (255 / 16) + 0.5).astype(np.uint8)
+        return torch.from_numpy(images)[:, None], torch.from_numpy(_test_mask(digits.target))
+
+
+def _test_mask(labels: np.ndarray) -> np.ndarray:
+    """True for the NUM_TEST test images: each class gets its share, the remainders go to the largest fractions."""
+    classes, counts = np.unique(labels, return_counts=True)
+    exact = NUM_TEST * counts / counts.sum()
+    quota = np.floor(exact).astype(int)
+    quota[np.argsort(quota - exact, kind="stable")[: NUM_TEST - quota.sum()]] += 1
+    # RandomState rather than Generator: NumPy guarantees that its stream never changes.
+    random = np.random.RandomState(SPLIT_SEED)
+    mask = np.zeros(len(labels), dtype=bool)
+    for label, size in zip(classes, quota, strict=True):
+        mask[random.permutation(np.flatnonzero(labels == label))[:size]] = True
+    return mask

@@ -1,0 +1,7 @@
+"""Noise-prediction networks eps_theta(x_t, t). They know nothing of the diffusion they serve."""
+
+from __future__ import annotations
+
+from ddim.denoisers.unet import UNet, build_denoiser
+
+__all__ = ["UNet", "build_denoiser"]

@@ -1,0 +1,189 @@
+"""The noise-prediction UNet of DDPM (Ho, Jain, Abbeel 2020), the network of every experiment in the DDIM paper.
+
+Parameter names follow the drawing: ``conv_in``, ``down.<level>.blocks.<j>``, ``down.<level>.attentions.<j>``,
+``down.<level>.downsample``, ``middle``, ``up.<level>...``, ``norm_out``, ``conv_out``. Level 0 is the full resolution
+on both sides, so ``up.<level>`` meets the skip connections of ``down.<level>``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ddim.denoisers.layers import DownLevel, GroupNormSiLU, Middle, TimeEmbedding, UpLevel, conv3x3
+
+
+class UNet(nn.Module):
+    """The DDPM UNet.
+
+    Args:
+        in_channels: channels of x.
+        out_channels: channels of the output; ``in_channels`` if None.
+        resolution: height and width of the images trained on; divisible by ``2 ** (len(channel_mult) - 1)``.
+        base_channels: channels after the first convolution, even and at least 4.
+        channel_mult: channels of each level as multiples of ``base_channels``; one level per entry, each at half the
+            resolution of the one before.
+        num_res_blocks: residual blocks per level on the way down; the way up has one more.
+        attention_resolutions: attention follows every residual block of the levels that have one of these resolutions
+            (those that no level has are without effect). The middle always has attention.
+        dropout: probability in [0, 1) inside each residual block.
+        norm_groups: groups of every normalisation; divides ``base_channels * m`` for every m in ``channel_mult``.
+
+    Raises:
+        ValueError: an argument is out of range or does not fit the others; the message names it.
+
+    A new network returns exactly zero (zero-initialised last layers, as in Ho et al.).
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        out_channels: int | None = None,
+        resolution: int = 32,
+        base_channels: int = 128,
+        channel_mult: Sequence[int] = (1, 2, 2, 2),
+        num_res_blocks: int = 2,
+        attention_resolutions: Sequence[int] = (16,),
+        dropout: float = 0.1,
+        norm_groups: int = 32,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "in_channels": in_channels,
+            "out_channels": in_channels if out_channels is None else out_channels,
+            "resolution": resolution,
+            "base_channels": base_channels,
+            "channel_mult": _list_of_ints("channel_mult", channel_mult),
+            "num_res_blocks": num_res_blocks,
+            "attention_resolutions": _list_of_ints("attention_resolutions", attention_resolutions),
+            "dropout": dropout,
+            "norm_groups": norm_groups,
+        }
+        """Plain values that rebuild this architecture: ``UNet(**unet.config)``."""
+        _check_config(self.config)
+
+        widths = [base_channels * m for m in self.config["channel_mult"]]
+        attention = [resolution >> level in self.config["attention_resolutions"] for level in range(len(widths))]
+        self.downsampling = 2 ** (len(widths) - 1)
+        options = {"time_features": 4 * base_channels, "dropout": dropout, "norm_groups": norm_groups}
+
+        self.time_embedding = TimeEmbedding(base_channels, 4 * base_channels)
+        self.conv_in = conv3x3(in_channels, base_channels)
+
+        self.down = nn.ModuleList()
+        last = len(widths) - 1
+        skips = [base_channels]
+        for level, width in enumerate(widths):
+            channels = [skips[-1]] + [width] * (num_res_blocks - 1)
+            downsample = level < last
+            self.down.append(DownLevel(channels, width, attention=attention[level], downsample=downsample, **options))
+            skips += [width] * (num_res_blocks + downsample)
+
+        self.middle = Middle(widths[-1], **options)
+
+        up: list[UpLevel] = []
+        incoming = widths[-1]
+        for level in reversed(range(len(widths))):
+            channels = []
+            for _ in range(num_res_blocks + 1):
+                channels.append(incoming + skips.pop())
+                incoming = widths[level]
+            up.append(UpLevel(channels, incoming, attention=attention[level], upsample=level > 0, **options))
+        self.up = nn.ModuleList(reversed(up))
+
+        self.norm_out = GroupNormSiLU(norm_groups, widths[0])
+        self.conv_out = conv3x3(widths[0], self.config["out_channels"], zero=True)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Predict the noise in x_t.
+
+        Args:
+            x: (N, in_channels, H, W), floating; H and W divisible by ``2 ** (levels - 1)``, not necessarily
+                ``resolution``. It is converted to the precision of the weights.
+            t: (N,) timesteps, LongTensor.
+
+        Returns:
+            (N, out_channels, H, W) in the precision of the weights, or of autocast where that is on.
+
+        Raises:
+            ValueError: x or t has another shape or kind than this.
+        """
+        self._check_inputs(x, t)
+        time = self.time_embedding(t)
+        x = self.conv_in(x.to(self.conv_in.weight.dtype))
+        skips = [x]
+        for down in self.down:
+            x, new_skips = down(x, time)
+            skips += new_skips
+        x = self.middle(x, time)
+        for up in reversed(self.up):
+            x = up(x, skips, time)
+        return self.conv_out(self.norm_out(x))
+
+    def _check_inputs(self, x: Tensor, t: Tensor) -> None:
+        channels = self.config["in_channels"]
+        if x.ndim != 4 or x.shape[1] != channels or not x.is_floating_point():
+            raise ValueError(f"x must be floating with shape (N, {channels}, H, W), got {x.dtype} {tuple(x.shape)}")
+        if x.shape[2] % self.downsampling or x.shape[3] % self.downsampling:
+            raise ValueError(
+                f"height and width of x must be divisible by {self.downsampling}, got {x.shape[2]}x{x.shape[3]}"
+            )
+        if t.shape != x.shape[:1]:
+            raise ValueError(f"t must have shape ({x.shape[0]},) like the batch of x, got {tuple(t.shape)}")
+
+
+def build_denoiser(config: Mapping[str, Any]) -> UNet:
+    """Build a denoiser from its configuration: ``name`` ("unet") and that network's keyword arguments.
+
+    Raises:
+        ValueError: unknown name, unknown keys (the known ones are named), or values that the network refuses.
+    """
+    options = dict(config)
+    name = options.pop("name", None)
+    if name != "unet":
+        raise ValueError(f"denoiser.name is {name!r}; known denoisers: unet")
+    known = list(inspect.signature(UNet).parameters)
+    unknown = [str(key) for key in options if key not in known]
+    if unknown:
+        raise ValueError(f"unknown denoiser keys {', '.join(unknown)}; known keys: {', '.join(known)}")
+    return UNet(**options)
+
+
+def _list_of_ints(name: str, values: Sequence[int]) -> list[int]:
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+        raise ValueError(f"{name} must be a list of positive integers, got {values!r}")
+    listed = list(values)
+    for value in listed:
+        if not _is_positive_int(value):
+            raise ValueError(f"{name} must be a list of positive integers, got {listed!r}")
+    return listed
+
+
+def _is_positive_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _check_config(config: Mapping[str, Any]) -> None:
+    for name in ("in_channels", "out_channels", "resolution", "base_channels", "num_res_blocks", "norm_groups"):
+        if not _is_positive_int(config[name]):
+            raise ValueError(f"{name} must be a positive integer, got {config[name]!r}")
+    dropout, base, groups = config["dropout"], config["base_channels"], config["norm_groups"]
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be a number in [0, 1), got {dropout!r}")
+    if not config["channel_mult"]:
+        raise ValueError("channel_mult must have at least one entry, got an empty list")
+    factor = 2 ** (len(config["channel_mult"]) - 1)
+    if config["resolution"] % factor:
+        raise ValueError(
+            f"resolution {config['resolution']} must be divisible by {factor}, "
+            f"because channel_mult {config['channel_mult']} halves it {len(config['channel_mult']) - 1} times"
+        )
+    if base % 2 or base < 4:
+        raise ValueError(f"base_channels must be even and at least 4 for the time embedding, got {base}")
+    for width in [base, *(base * m for m in config["channel_mult"])]:
+        if width % groups:
+            raise ValueError(f"norm_groups {groups} must divide every level's channels, got {width} channels")

@@ -1,0 +1,49 @@
+"""The mathematics of DDIM: schedules, the forward process, sub-sequences, samplers, encoding, noise and losses.
+
+It depends on torch alone and does not know what x is: any tensor (N, ...) will do.
+"""
+
+from ddim.diffusion.inversion import encode
+from ddim.diffusion.loss import WEIGHTINGS, loss_weights, simple_loss
+from ddim.diffusion.noise import STREAMS, NoiseSource, slerp
+from ddim.diffusion.process import eps_from_v, eps_from_x0, predict_x0, q_sample, v_from_eps, x0_from_v
+from ddim.diffusion.samplers import (
+    VARIANCES,
+    Denoiser,
+    Noise,
+    StepCoefficients,
+    StepState,
+    generalized_step,
+    sample,
+    step_table,
+)
+from ddim.diffusion.schedule import NoiseSchedule
+from ddim.diffusion.tau import SPACINGS, explicit_timesteps, select_timesteps
+
+__all__ = [
+    "SPACINGS",
+    "STREAMS",
+    "VARIANCES",
+    "WEIGHTINGS",
+    "Denoiser",
+    "Noise",
+    "NoiseSchedule",
+    "NoiseSource",
+    "StepCoefficients",
+    "StepState",
+    "encode",
+    "eps_from_v",
+    "eps_from_x0",
+    "explicit_timesteps",
+    "generalized_step",
+    "loss_weights",
+    "predict_x0",
+    "q_sample",
+    "sample",
+    "select_timesteps",
+    "simple_loss",
+    "slerp",
+    "step_table",
+    "v_from_eps",
+    "x0_from_v",
+]

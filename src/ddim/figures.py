@@ -1,0 +1,240 @@
+"""Plots of an evaluation: distance and seconds against S. Image grids and sample sheets are in `ddim.image_grids`.
+
+Figures are built by functions that return them (`distance_figure`, `speed_figure`) and drawn without any global state,
+so they work in any thread, on machines without a display, and leave a notebook's own plots alone.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import AutoLocator, FixedLocator, FuncFormatter, LogLocator, NullLocator
+from PIL import Image
+
+from ddim.image_grids import image_grid, sample_sheet
+from ddim.records import (
+    Floor,
+    GridResult,
+    distance_name,
+    eta_label,
+    eta_order,
+    eta_title,
+    group_rows,
+    provenance,
+    shows_floor,
+)
+from ddim.results import write_atomically
+
+__all__ = ["distance_figure", "image_grid", "plot_distance", "plot_speed", "sample_sheet", "speed_figure"]
+
+Provenance = Callable[[GridResult], dict[str, str]]
+
+# Okabe and Ito's palette, told apart by colour-blind readers; its yellow is left out because it is faint on white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+_WIDTH, _DPI = 10.0, 140
+_LEGEND_CHARACTERS = 28
+
+
+def plot_distance(rows: Sequence[GridResult], floor: Floor | None, path: str | os.PathLike[str]) -> None:
+    """Write `distance_figure` as an 8-bit RGB PNG file 1400 pixels wide."""
+    _save(distance_figure(rows, floor), path)
+
+
+def plot_speed(rows: Sequence[GridResult], path: str | os.PathLike[str]) -> None:
+    """Write `speed_figure` as an 8-bit RGB PNG file 1400 pixels wide."""
+    _save(speed_figure(rows), path)
+
+
+def distance_figure(rows: Sequence[GridResult], floor: Floor | None = None) -> Figure:
+    """Fréchet distance against S, log-log: a panel per kind of features, a line per eta and provenance.
+
+    Distances that are absent or not positive cannot be drawn on a log axis and are left out. ValueError without rows.
+    """
+    all_features = list(dict.fromkeys(row.features for row in rows))
+    figure, panels = _panels(len(all_features))
+    for axes, features in zip(panels, all_features, strict=True):
+        members = [row for row in rows if row.features == features]
+        handles = _draw_lines(axes, members, lambda row: row.frechet_distance, provenance)
+        distance = (floor.metrics.get("frechet_distance") or 0.0) if floor is not None else 0.0
+        if floor is not None and shows_floor(floor, rows, members[0]) and distance > 0:
+            label = f"floor: {floor.num_images:,} real\nheld-out images"
+            style: dict[str, Any] = {"color": "#555555", "linestyle": (0, (6, 4)), "linewidth": 1.5, "zorder": 1}
+            handles.append(axes.axhline(distance, label=label, **style))
+        name = distance_name(features).split()[0]
+        ylabel = f"{name}: Fréchet distance on {features} features"
+        _finish(axes, members, f"{name} against S", ylabel, provenance, handles)
+    _fit_legends(figure)
+    return figure
+
+
+def speed_figure(rows: Sequence[GridResult]) -> Figure:
+    """Seconds for all `num_samples` images against S, log-log; different hardware is never in one line.
+
+    ValueError without rows.
+    """
+    figure, (axes,) = _panels(1 if rows else 0)
+    handles = _draw_lines(axes, rows, lambda row: row.seconds, _speed_provenance)
+    ylabel = f"seconds for {_sizes(rows)} samples"
+    _finish(axes, rows, "time against S", ylabel, _speed_provenance, handles)
+    _fit_legends(figure)
+    return figure
+
+
+def _speed_provenance(row: GridResult) -> dict[str, str]:
+    return {**provenance(row), "device": row.device or "unknown"}
+
+
+def _sizes(rows: Sequence[GridResult]) -> str:
+    return " or ".join(f"{size:,}" for size in sorted({row.num_samples for row in rows}))
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    if count == 0:
+        raise ValueError("rows must hold at least one result to draw a figure")
+    figure = Figure(figsize=(_WIDTH, 6.2 * count), dpi=_DPI, facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.15)
+    FigureCanvasAgg(figure)
+    panels = list(figure.subplots(count, 1, squeeze=False)[:, 0])
+    for axes in panels:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    return figure, panels
+
+
+def _draw_lines(
+    axes: Axes, rows: Sequence[GridResult], value: Callable[[GridResult], float | None], key: Provenance
+) -> list[Line2D]:
+    """Draw one line per provenance and eta; returns the legend's entries, with a heading where provenances differ."""
+    lines: list[tuple[str, int, list[tuple[int, float]]]] = []
+    labels = sorted({eta_label(row) for row in rows}, key=eta_order)
+    groups = group_rows(rows, key)
+    short = _shortened([differs for differs, _ in groups])
+    headings = ["\n".join(short[item] for item in differs.items()) for differs, _ in groups]
+    for variant, (_, members) in enumerate(groups):
+        for label in labels:
+            found = {row.steps: value(row) for row in members if eta_label(row) == label}
+            points = sorted((s, v) for s, v in found.items() if v is not None and math.isfinite(v) and v > 0)
+            if points:
+                lines.append((label, variant, points))
+    handles: list[Line2D] = []
+    for number, (label, variant, points) in enumerate(lines):
+        if headings[variant] and (number == 0 or lines[number - 1][1] != variant):
+            handles.append(Line2D([], [], linestyle="none", label=headings[variant]))
+        # Lines may coincide (eta hardly changes the time): each one is drawn thinner than those below it.
+        below = 1 - number / max(1, len(lines) - 1)
+        handles += axes.plot(
+            *zip(*points, strict=True),
+            color=_COLOURS[labels.index(label) % len(_COLOURS)],
+            marker=_MARKERS[number % len(_MARKERS)],
+            linestyle=_DASHES[variant % len(_DASHES)],
+            linewidth=1.8 + below,
+            markersize=7 + 4 * below,
+            markeredgecolor="white",
+            label=eta_title(label).replace("σ̂", r"$\hat{\sigma}$"),
+        )
+    if not lines:
+        axes.text(0.5, 0.5, "nothing that a log axis can show", transform=axes.transAxes, ha="center", fontsize=14)
+    return handles
+
+
+def _shortened(all_differs: Sequence[Mapping[str, str]]) -> dict[tuple[str, str], str]:
+    """Text of each (name, value) for the legend; of long paths only the components that not all have in common."""
+    texts = {}
+    for name in all_differs[0] if all_differs else ():
+        values = list(dict.fromkeys(differs[name] for differs in all_differs))
+        paths = [value.split("/") for value in values]
+        head, tail = _common(paths), 0
+        if head < min(map(len, paths)):
+            tail = _common([path[:head:-1] for path in paths])
+        for value, path in zip(values, paths, strict=True):
+            middle = ["…"] * (head > 0) + path[head : len(path) - tail] + ["…"] * (tail > 0)
+            text = f"{name} {value if len(value) <= 16 else '/'.join(middle)}"
+            lines = textwrap.wrap(text.replace("/", "/ "), _LEGEND_CHARACTERS, break_on_hyphens=False)
+            texts[name, value] = "\n".join(lines).replace("/ ", "/")
+    return texts
+
+
+def _common(paths: Sequence[Sequence[str]]) -> int:
+    """How many leading components all paths share."""
+    count = 0
+    for components in zip(*paths, strict=False):
+        if len(set(components)) > 1:
+            break
+        count += 1
+    return count
+
+
+def _finish(
+    axes: Axes, rows: Sequence[GridResult], subject: str, ylabel: str, key: Provenance, handles: Sequence[Line2D]
+) -> None:
+    """Axis labels, ticks that say the S that were run, title and subtitle from what all rows share, legend."""
+    varying = group_rows(rows, key)[0][0]
+    shared = {name: text for name, text in key(rows[0]).items() if name not in varying}
+    named = ("weights", "sampler", "τ", "seed", "resize", "compute_precision", "device", "reference")
+    parts = [f"{name} {shared[name]}" for name in named if shared.get(name, "unknown") != "unknown"]
+    packed = textwrap.wrap("  ·  ".join(part.replace(" ", "\u00a0") for part in parts), 115)
+    subtitle = [line.strip(" ·") for line in packed]
+    axes.set_xlabel("S (sampling steps)", fontsize=12)
+    axes.set_ylabel(ylabel, fontsize=12)
+    title = f"{shared.get('dataset', 'several datasets')}: {subject}, N = {_sizes(rows)}"
+    axes.set_title("\n".join(textwrap.wrap(title, 70)), fontsize=15, loc="left", pad=16 + 14 * len(subtitle))
+    axes.annotate("\n".join(subtitle), (0, 1), (0, 10), "axes fraction", "offset points", fontsize=10, color="#444444")
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    _set_ticks(axes, sorted({row.steps for row in rows}))
+    if handles:
+        axes.legend(
+            handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=11, labelspacing=0.7
+        )
+
+
+def _set_ticks(axes: Axes, all_steps: Sequence[int]) -> None:
+    ratio = all_steps[-1] / all_steps[0]
+    margin = max(ratio**0.04, 1.1)
+    axes.set_xlim(all_steps[0] / margin, all_steps[-1] * margin)
+    # A label takes about a twentieth of the axis; of steps that are closer together, the smallest is labelled.
+    shown = [all_steps[0]]
+    for steps in all_steps[1:]:
+        if steps >= shown[-1] * ratio**0.05:
+            shown.append(steps)
+    axes.xaxis.set_major_locator(FixedLocator(shown))
+    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines] or [np.ones(1)])
+    low, high = float(drawn.min()), float(drawn.max())
+    decades, margin = math.log10(high / low), max((high / low) ** 0.06, 1.15)
+    axes.set_ylim(low / margin, high * margin)
+    subs = (1.0,) if decades > 4 else (1.0, 2.0, 5.0)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs) if decades > 0.9 else AutoLocator())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:.10g}"))
+        axis.set_minor_locator(NullLocator())
+    axes.tick_params(labelsize=11)
+
+
+def _fit_legends(figure: Figure) -> None:
+    """Make the panels high enough for the longest legend."""
+    legends = [axes.get_legend() for axes in figure.axes]
+    texts = [[text.get_text() for text in legend.get_texts()] for legend in legends if legend is not None]
+    needed = max((sum(0.12 + 0.21 * (1 + t.count("\n")) for t in entries) for entries in texts), default=0.0)
+    figure.set_size_inches(_WIDTH, len(figure.axes) * max(6.2, 1.8 + needed))
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = io.BytesIO()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(picture, "PNG")
+    write_atomically((Path(path), picture.getvalue()))

@@ -1,0 +1,122 @@
+"""The evaluation grid as values: which (τ, S, η) are sampled, checked before anything runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddim.diffusion import SPACINGS, NoiseSchedule, explicit_timesteps, select_timesteps
+from ddim.errors import UserError
+
+NAMED_VARIANCES = ("sigma_hat", "sigma_hat_official")
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """One setting of the sampler.
+
+    Attributes:
+        steps: S as it was asked for; the official quadratic rule repeats timesteps, so fewer may be distinct.
+        eta: η in [0, 1]; 1 for the σ̂ variants, whose mean it is.
+        variance: "eta", "sigma_hat" or "sigma_hat_official" (see `ddim.diffusion.sample`).
+        tau: "linear", "quadratic" or "explicit".
+        timesteps: the increasing sub-sequence that is sampled; its length is the number of network calls.
+        clip_denoised: whether the predicted x_0 is clipped to [-1, 1].
+    """
+
+    steps: int
+    eta: float
+    variance: str
+    tau: str
+    timesteps: tuple[int, ...]
+    clip_denoised: bool = False
+
+    @property
+    def nfe(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def sampler(self) -> str:
+        """The field's name for this member of the family."""
+        if self.variance != "eta":
+            return f"ddpm_{self.variance}"
+        return {0.0: "ddim", 1.0: "ddpm"}.get(self.eta, "generalized")
+
+    def timesteps_tensor(self) -> Tensor:
+        return torch.tensor(self.timesteps, dtype=torch.long)
+
+
+def grid_points(
+    schedule: NoiseSchedule,
+    *,
+    steps: Any,
+    etas: Any,
+    tau: Any,
+    clip_denoised: bool = False,
+    prefix: str = "sampler",
+) -> list[GridPoint]:
+    """All (η, S) in the order η-major, S-minor.
+
+    Args:
+        schedule: decides which timesteps there are.
+        steps: S or a list of them; not used when `tau` is an explicit list.
+        etas: values in [0, 1], "sigma_hat" or "sigma_hat_official", or a list of them.
+        tau: the spacing's name or an explicit increasing list of timesteps.
+        prefix: where these values stand in the configuration, for the error messages.
+
+    Raises:
+        UserError: naming the first value that is wrong.
+    """
+    selections = _selections(schedule, steps, tau, prefix)
+    variances = [_parse_eta(eta, f"{prefix}.eta") for eta in _as_list(etas, f"{prefix}.eta")]
+    points = [
+        GridPoint(count, eta, variance, name, timesteps, clip_denoised)
+        for eta, variance in variances
+        for count, name, timesteps in selections
+    ]
+    if len(set(points)) != len(points):
+        raise UserError(f"{prefix}.steps={steps} with {prefix}.eta={etas} names a grid point twice.")
+    return points
+
+
+def _selections(
+    schedule: NoiseSchedule, steps: Any, tau: Any, prefix: str
+) -> list[tuple[int, str, tuple[int, ...]]]:
+    if not isinstance(tau, str):
+        try:
+            chosen = explicit_timesteps(schedule.num_timesteps, list(tau))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{prefix}.tau={tau} is not usable: {error}") from error
+        return [(len(chosen), "explicit", tuple(chosen.tolist()))]
+    if tau not in SPACINGS:
+        raise UserError(f"{prefix}.tau={tau} is not known; choose one of {', '.join(SPACINGS)} or a list of timesteps.")
+    selections = []
+    for count in _as_list(steps, f"{prefix}.steps"):
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= schedule.num_timesteps:
+            raise UserError(
+                f"{prefix}.steps={count} must be a whole number from 1 to {schedule.num_timesteps}, "
+                "the timesteps of the schedule."
+            )
+        chosen = select_timesteps(schedule.num_timesteps, count, tau)
+        selections.append((count, tau, tuple(chosen.tolist())))
+    return selections
+
+
+def _parse_eta(eta: Any, key: str) -> tuple[float, str]:
+    if eta in NAMED_VARIANCES:
+        return 1.0, eta
+    if isinstance(eta, bool) or not isinstance(eta, int | float) or not (math.isfinite(eta) and 0 <= eta <= 1):
+        raise UserError(f"{key}={eta} must be a number from 0 to 1, {' or '.join(NAMED_VARIANCES)}.")
+    return float(eta), "eta"
+
+
+def _as_list(value: Any, key: str) -> list[Any]:
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if not values:
+        raise UserError(f"{key}=[] is empty; give at least one value.")
+    return values

@@ -1,0 +1,167 @@
+"""The LightningModule: a denoiser, a noise schedule, the ε-loss and the optimizer. Nothing else has parameters here,
+so that weight averaging, which copies the whole module, copies only the denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+
+from ddim.checkpoint import CHECKPOINT_KEY, describe
+from ddim.data import to_model_space, to_uint8
+from ddim.diffusion import NoiseSchedule, NoiseSource, sample, simple_loss
+from ddim.grid import GridPoint
+
+# Validation noise does not depend on the run's seed: its losses are comparable between runs.
+VALIDATION_SEED = 0
+GOLDEN_RATIO = 0.6180339887498949
+
+
+class DenoisingModule(pl.LightningModule):
+    """ε_θ with its training objective.
+
+    Args:
+        denoiser: `(x (N, C, H, W), t (N,)) -> eps`.
+        schedule: the noise schedule the denoiser is trained on.
+        optimizer: `{name, lr, betas, weight_decay, warmup_steps}`.
+        weighting: of the loss over timesteps, see `ddim.diffusion.loss_weights`.
+        seed: noise, timesteps and dropout of a training step are a function of (seed, epoch, batch, rank).
+        config: `{dataset, denoiser, schedule}` as plain data; saved with the weights.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        schedule: NoiseSchedule,
+        *,
+        optimizer: Mapping[str, Any],
+        weighting: str = "simple",
+        seed: int = 0,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser.to(memory_format=torch.channels_last)
+        self.schedule = schedule
+        self.optimizer_config = dict(optimizer)
+        self.weighting = weighting
+        self.seed = seed
+        self.config = dict(config or {})
+        self.quartile_losses = nn.ModuleList(MeanMetric() for _ in range(4))
+        self.gradient_norm: Tensor | None = None
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """ε_θ(x_t, t) for any floating x; computed in the precision the weights are in."""
+        x = x.to(dtype=self.dtype, memory_format=torch.channels_last)
+        return self.denoiser(x, t)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # A step's randomness is addressed, not remembered: a resumed run repeats it without stored generator states.
+        address = (self.seed, self.trainer.current_epoch, batch_idx, self.trainer.global_rank)
+        torch.manual_seed(_mix(address))
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        x_0 = to_model_space(batch["image"])
+        t = torch.randint(self.schedule.num_timesteps, (len(x_0),), device=x_0.device)
+        loss = simple_loss(self, x_0, t, torch.randn_like(x_0), self.schedule, weighting=self.weighting).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        self._held_out_step(batch)
+
+    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        self._held_out_step(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_held_out("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_held_out("test")
+
+    def _held_out_step(self, batch: Mapping[str, Tensor]) -> None:
+        """Loss with the noise and the timestep fixed by the image's index."""
+        x_0, index = to_model_space(batch["image"]), batch["index"]
+        num_timesteps = self.schedule.num_timesteps
+        t = ((index.double() + 0.5) * GOLDEN_RATIO % 1 * num_timesteps).long()
+        noise = NoiseSource(VALIDATION_SEED).normal("validation", index, 0, x_0.shape[1:], x_0.device)
+        loss = simple_loss(self, x_0, t, noise, self.schedule)
+        for quartile, metric in enumerate(self.quartile_losses):
+            chosen = loss[t * 4 // num_timesteps == quartile]
+            if len(chosen):
+                metric.update(chosen)
+
+    def _log_held_out(self, stage: str) -> None:
+        total, weight = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        for quartile, metric in enumerate(self.quartile_losses, start=1):
+            if metric.update_called:
+                value = metric.compute()
+                self.log(f"{stage}/loss_q{quartile}", value)
+                total, weight = total + value, weight + 1
+            metric.reset()
+        # Quartiles count alike, so that the number does not depend on how many images fell into each.
+        self.log(f"{stage}/loss", total / weight, prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        config = self.optimizer_config
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        optimizer = kinds[config["name"]](
+            self.denoiser.parameters(),
+            lr=config["lr"],
+            betas=tuple(config["betas"]),
+            weight_decay=config["weight_decay"],
+        )
+        warmup = max(1, config["warmup_steps"])
+        scheduler = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Clipping by norm computes the norm anyway; taking it from there makes logging it free.
+        if gradient_clip_val is not None and gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        limit = gradient_clip_val if gradient_clip_val is not None else float("inf")
+        self.gradient_norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), limit)
+        self.log("train/gradient_norm", self.gradient_norm)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[CHECKPOINT_KEY] = describe(self.config)
+
+    def sample_images(
+        self, point: GridPoint, indices: Tensor, shape: tuple[int, int, int], noise: NoiseSource
+    ) -> Tensor:
+        """Images of the sample numbers `indices`: uint8 (N, C, H, W).
+
+        A sample depends on its number, the noise source's seed and the point, not on its batch mates. Images leave
+        model space here and nowhere else.
+        """
+        with torch.inference_mode():
+            x_0 = sample(
+                self,
+                noise.initial(indices, shape, self.device),
+                self.schedule,
+                point.timesteps_tensor(),
+                point.eta,
+                variance=point.variance,
+                clip_denoised=point.clip_denoised,
+                noise=noise.bind(indices),
+            )
+            return to_uint8(x_0)
+
+
+def _mix(address: tuple[int, ...]) -> int:
+    """One 63-bit seed from several integers (FNV-1a over their bytes): near addresses give unrelated generators."""
+    state = 0xCBF29CE484222325
+    for number in address:
+        for byte in number.to_bytes(8, "little", signed=False):
+            state = ((state ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    return state >> 1

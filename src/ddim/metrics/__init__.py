@@ -1,0 +1,22 @@
+"""Sample quality: features of images, statistics of a reference set, and the distances between them."""
+
+from ddim.metrics.compute import METRICS, compute_metrics, frechet_distance
+from ddim.metrics.extractors import FEATURES, build_extractor
+from ddim.metrics.features import FeatureExtractor, Features, extract_features
+from ddim.metrics.moments import RunningMoments
+from ddim.metrics.reference import ReferenceStatistics, load_published_statistics, reference_statistics
+
+__all__ = [
+    "FEATURES",
+    "METRICS",
+    "FeatureExtractor",
+    "Features",
+    "ReferenceStatistics",
+    "RunningMoments",
+    "build_extractor",
+    "compute_metrics",
+    "extract_features",
+    "frechet_distance",
+    "load_published_statistics",
+    "reference_statistics",
+]

@@ -1,0 +1,44 @@
+"""The feature extractors by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ddim.errors import UserError
+from ddim.metrics.digits_cnn import DigitsFeatures
+from ddim.metrics.features import FeatureExtractor, PixelFeatures
+from ddim.metrics.inception import InceptionFeatures
+
+FEATURES = ("inception-v3-compat", "digits-cnn", "pixels")
+
+
+def build_extractor(
+    name: str, *, channels: int, resolution: int, weights_dir: Path, device: torch.device | str = "cpu"
+) -> FeatureExtractor:
+    """The extractor `name` for uint8 images (N, channels, resolution, resolution).
+
+    weights_dir: folder with the Inception weights; they are downloaded into it when they are not there.
+    Raises ValueError for an unknown name, UserError where the images do not suit the features or weights are missing.
+    """
+    if name not in FEATURES:
+        raise ValueError(f"unknown features {name!r}; known are {', '.join(FEATURES)}")
+    extractor: FeatureExtractor
+    if name == "inception-v3-compat":
+        if channels not in (1, 3):
+            raise UserError(
+                f"evaluation.features=inception-v3-compat takes images with 1 or 3 channels, not {channels}; "
+                "take evaluation.features=pixels"
+            )
+        extractor = InceptionFeatures(Path(weights_dir))
+    elif name == "digits-cnn":
+        if (channels, resolution) != (1, 8):
+            raise UserError(
+                "evaluation.features=digits-cnn takes greyscale images of 8x8 pixels, "
+                f"not {channels} channels of {resolution}x{resolution}; take evaluation.features=pixels"
+            )
+        extractor = DigitsFeatures()
+    else:
+        extractor = PixelFeatures(channels, resolution)
+    return extractor.requires_grad_(False).eval().to(device)

@@ -1,0 +1,47 @@
+"""Mean and covariance of a stream, in float64, without keeping it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass
+class RunningMoments:
+    """Mean and unbiased covariance of the rows seen so far (Chan, Golub, LeVeque, 1979: pairwise update).
+
+    Splitting the same rows into other batches changes the result by rounding of float64 only.
+    """
+
+    dim: int
+    count: int = 0
+    mean: NDArray[np.float64] = field(init=False)
+    scatter: NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mean = np.zeros(self.dim)
+        self.scatter = np.zeros((self.dim, self.dim))
+
+    def update(self, features: Tensor) -> None:
+        """Adds rows. features: (N, D), any float type."""
+        rows = features.detach().cpu().double().numpy()
+        if rows.ndim != 2 or rows.shape[1] != self.dim:
+            raise ValueError(f"expected features of shape (N, {self.dim}), got {rows.shape}")
+        if len(rows) == 0:
+            return
+        mean = rows.mean(axis=0)
+        centred = rows - mean
+        shift = mean - self.mean
+        total = self.count + len(rows)
+        self.scatter += centred.T @ centred + np.outer(shift, shift) * (self.count * len(rows) / total)
+        self.mean = self.mean + shift * (len(rows) / total)
+        self.count = total
+
+    def covariance(self) -> NDArray[np.float64]:
+        """(D, D), divided by N - 1. Raises ValueError for fewer than two rows."""
+        if self.count < 2:
+            raise ValueError(f"a covariance needs at least 2 rows, got {self.count}")
+        return self.scatter / (self.count - 1)

@@ -1,0 +1,191 @@
+"""Statistics of the real images: computed once, cached with their provenance, or read from a published file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddim.errors import UserError
+from ddim.metrics.features import FeatureExtractor
+from ddim.metrics.moments import RunningMoments
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+# What reading a damaged or foreign .npz raises, pickled arrays (which are refused) included.
+UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class ReferenceStatistics:
+    """Mean and covariance of a reference set's features, and the features themselves where they are known.
+
+    mu: float64 (D,). sigma: float64 (D, D), divided by N - 1. num_images: N behind mu and sigma, None if unknown.
+    features: float32 (M, D), M = min(N, max_features), or None. provenance: where all this comes from. digest: a short
+    identifier of it.
+    """
+
+    mu: NDArray[np.float64]
+    sigma: NDArray[np.float64]
+    num_images: int | None
+    features: Tensor | None
+    provenance: dict[str, Any]
+    digest: str
+
+
+def reference_statistics(
+    extractor: FeatureExtractor,
+    images: Callable[[], Iterable[Tensor]],
+    provenance: Mapping[str, Any],
+    cache_dir: Path,
+    progress: Callable[[int], None] | None = None,
+    max_features: int = 50_000,
+) -> ReferenceStatistics:
+    """Statistics of all images that `images()` yields in uint8 batches (N, C, H, W), from the cache where possible.
+
+    images: called only when the cache has nothing. provenance: JSON-able and different for different pixels, as it
+    decides, together with the extractor's, whether a cached file fits; a "count" in it must be the number of images.
+    progress: called with the number of images done. max_features: how many features are kept for KID, precision and
+    recall; beyond it a uniform random subset that depends on nothing but the order of the images.
+
+    A damaged cache file is computed anew; a cache that cannot be written costs a warning. Raises UserError for fewer
+    than 2 images, ValueError where provenance is not JSON-able or disagrees with the number of images.
+    """
+    full_provenance = _json_round_trip(
+        {"format": FORMAT, "data": dict(provenance), "extractor": extractor.provenance, "max_features": max_features}
+    )
+    digest = hashlib.sha256(json.dumps(full_provenance, sort_keys=True).encode()).hexdigest()[:16]
+    path = Path(cache_dir) / f"reference-{digest}.npz"
+    cached = _read_cache(path, extractor.dim, full_provenance, digest)
+    if cached is not None:
+        return cached
+
+    moments, kept = RunningMoments(extractor.dim), _Reservoir(max_features, extractor.dim)
+    for batch in images():
+        features = extractor(batch).features.cpu()
+        moments.update(features)
+        kept.add(features.numpy())
+        if progress is not None:
+            progress(moments.count)
+    if moments.count < 2:
+        raise UserError(f"reference statistics need at least 2 images, the data set has {moments.count}")
+    if provenance.get("count", moments.count) != moments.count:
+        raise ValueError(f"provenance says {provenance['count']} images, there were {moments.count}")
+    statistics = ReferenceStatistics(
+        moments.mean, moments.covariance(), moments.count, torch.from_numpy(kept.rows()), full_provenance, digest
+    )
+    try:
+        _write_cache(path, statistics)
+    except OSError as error:
+        logger.warning("reference statistics could not be cached in %s: %s", path, error)
+    return statistics
+
+
+def load_published_statistics(path: Path, dim: int) -> ReferenceStatistics:
+    """A published .npz with `mu` (dim,) and `sigma` (dim, dim), for example of a whole training set.
+
+    Raises UserError when the file is missing, cannot be read, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"the reference statistics {path} do not exist: give an .npz file with arrays mu and sigma")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            mu, sigma = (np.asarray(file[key], dtype=np.float64) for key in ("mu", "sigma"))
+    except (*UNREADABLE, TypeError, AttributeError) as error:
+        raise UserError(f"the reference statistics {path} are not an .npz file with arrays mu and sigma") from error
+    if mu.shape != (dim,) or sigma.shape != (dim, dim):
+        raise UserError(
+            f"the reference statistics {path} hold mu {mu.shape} and sigma {sigma.shape}, but the features have "
+            f"{dim} dimensions: take statistics of the same features"
+        )
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise UserError(f"the reference statistics {path} contain values that are not finite numbers")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return ReferenceStatistics(mu, sigma, None, None, {"published": path.name, "sha256": sha256}, sha256[:16])
+
+
+class _Reservoir:
+    """A uniform random subset of at most `size` rows of a stream (Waterman's algorithm R), without knowing its length.
+
+    One random number per row: batching does not change the choice.
+    """
+
+    def __init__(self, size: int, dim: int) -> None:
+        self.size = size
+        self.seen = 0
+        self.parts: list[NDArray[np.float32]] = []
+        self.buffer = np.empty((0, dim), np.float32)
+        self.rng = np.random.default_rng(0)
+
+    def add(self, rows: NDArray[np.float32]) -> None:
+        indices = np.arange(self.seen, self.seen + len(rows))
+        slots = np.floor(self.rng.random(len(rows)) * (indices + 1)).astype(np.int64)
+        filling = indices < self.size
+        if filling.any():
+            self.parts.append(rows[filling])
+        for row, slot in zip(rows[~filling], slots[~filling], strict=True):
+            if slot < self.size:
+                self.rows()[slot] = row
+        self.seen += len(rows)
+
+    def rows(self) -> NDArray[np.float32]:
+        if self.parts:
+            self.buffer = np.concatenate([self.buffer, *self.parts])
+            self.parts = []
+        return self.buffer
+
+
+def _json_round_trip(value: dict[str, Any]) -> dict[str, Any]:
+    """Tuples become lists and so on, as they will be after a journey through the cache."""
+    try:
+        return json.loads(json.dumps(value))
+    except TypeError as error:
+        raise ValueError(f"provenance must be JSON-able: {error}") from error
+
+
+def _read_cache(path: Path, dim: int, provenance: dict[str, Any], digest: str) -> ReferenceStatistics | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            mu, sigma, features = file["mu"], file["sigma"], file["features"]
+            num_images, stored = int(file["num_images"]), json.loads(file["provenance"].item())
+    except UNREADABLE as error:
+        logger.warning("the cached reference statistics %s cannot be read and are computed anew: %s", path, error)
+        return None
+    if stored != provenance or mu.shape != (dim,) or sigma.shape != (dim, dim) or features.shape[1:] != (dim,):
+        logger.warning("the cached reference statistics %s are of something else and are computed anew", path)
+        return None
+    return ReferenceStatistics(mu, sigma, num_images, torch.from_numpy(features), stored, digest)
+
+
+def _write_cache(path: Path, statistics: ReferenceStatistics) -> None:
+    """Writes beside the target and renames: readers and processes that race see a whole file or none."""
+    assert statistics.features is not None and statistics.num_images is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".reference-") as folder:
+        partial = Path(folder) / path.name
+        np.savez(
+            partial,
+            mu=statistics.mu,
+            sigma=statistics.sigma,
+            features=statistics.features.numpy(),
+            num_images=np.int64(statistics.num_images),
+            provenance=np.array(json.dumps(statistics.provenance, sort_keys=True)),
+        )
+        os.replace(partial, path)

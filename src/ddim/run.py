@@ -1,0 +1,378 @@
+"""`train` and `evaluate`: build the objects a configuration describes and hand them to the Trainer."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+
+import ddim
+from ddim.callbacks import (
+    EvaluationGrid,
+    LastCheckpoint,
+    Measure,
+    SampleGrid,
+    Throughput,
+    TrainingEvaluation,
+    TrainingProgress,
+    track,
+)
+from ddim.checkpoint import BEST, CHECKPOINT_KEY, LAST, read_config, resolve_checkpoint
+from ddim.config import (
+    EvaluateConfig,
+    TrainConfig,
+    build_schedule,
+    evaluation_config,
+    sample_grid_point,
+    training_config,
+    training_grid,
+)
+from ddim.data import ImageDataModule, build_datamodule
+from ddim.denoisers import UNet, build_denoiser
+from ddim.denoisers.pretrained import denoiser_from_checkpoint, read_checkpoint
+from ddim.diffusion import NoiseSource
+from ddim.errors import UserError
+from ddim.lit_module import DenoisingModule
+from ddim.loggers import build_loggers
+from ddim.metrics import (
+    Features,
+    ReferenceStatistics,
+    build_extractor,
+    compute_metrics,
+    load_published_statistics,
+    reference_statistics,
+)
+from ddim.results import Floor, render_table
+
+log = logging.getLogger(__name__)
+
+# What a dataset's configuration says of the sampler and the evaluation, not of the images.
+DATASET_DEFAULTS = ("features", "tau")
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Train as `conf/train.yaml` describes. Returns the last validation loss (what a Hydra sweeper would minimise).
+
+    Raises:
+        UserError: anything the user can put right, before the first training step.
+    """
+    config = training_config(cfg)
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    _quiet()
+    pl.seed_everything(config.seed, verbose=False)
+
+    datamodule = _datamodule(config.dataset, config, **asdict(config.loader))
+    schedule = build_schedule(config.schedule)
+    denoiser = _denoiser(config.denoiser, datamodule)
+    description = {"dataset": config.dataset, "denoiser": config.denoiser, "schedule": config.schedule}
+    if config.resume is not None:
+        _check_same_network(Path(config.resume), description)
+    module = DenoisingModule(
+        denoiser,
+        schedule,
+        optimizer=asdict(config.optimizer),
+        weighting=config.loss.weighting,
+        seed=config.seed,
+        config=description,
+    )
+    callbacks = _training_callbacks(config, module, datamodule, directory)
+    trainer = _trainer(
+        config.trainer,
+        directory,
+        callbacks=callbacks,
+        logger=build_loggers(
+            config.logger, directory, job_type="train", hyperparameters=_plain(cfg) | {"parameters": _count(denoiser)}
+        ),
+    )
+    log.info(
+        "Training %s (%s parameters) on %s: %s images of %sx%sx%s. Everything goes to %s",
+        config.denoiser["name"],
+        f"{_count(denoiser):,}",
+        datamodule.name,
+        f"{datamodule.num_images('train'):,}",
+        datamodule.channels,
+        datamodule.resolution,
+        datamodule.resolution,
+        directory,
+    )
+    trainer.fit(module, datamodule, ckpt_path=config.resume, weights_only=True)
+    _finish(trainer)
+    log.info("Trained to step %d. Checkpoint: %s", trainer.global_step, directory / "checkpoints" / LAST)
+    loss = trainer.callback_metrics.get("val/loss")
+    return None if loss is None else float(loss)
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Evaluate a checkpoint as `conf/evaluate.yaml` describes and print the table.
+
+    Raises:
+        UserError: anything the user can put right, before the first sample.
+    """
+    path = resolve_checkpoint(str(cfg.checkpoint), Path(cfg.output_dir))
+    checkpoint = read_checkpoint(path)
+    OmegaConf.set_struct(cfg, False)
+    for group, stored in read_config(checkpoint, path).items():
+        cfg[group] = _overlaid(stored, cfg.get(group))
+    config = evaluation_config(cfg)
+    part = config.evaluation
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    _quiet()
+    pl.seed_everything(config.seed, verbose=False)
+
+    datamodule = _datamodule(
+        config.dataset,
+        config,
+        batch_size=1,
+        eval_batch_size=min(part.batch_size, part.loss_images),
+        num_workers=0,
+    )
+    # The command line may have changed what the weights do not decide, such as the resolution.
+    checkpoint[CHECKPOINT_KEY]["config"]["denoiser"] = config.denoiser
+    denoiser = denoiser_from_checkpoint(checkpoint, part.weights, origin=path)
+    _check_channels(denoiser, datamodule)
+    schedule = build_schedule(config.schedule)
+    measure = _measure(
+        part.features,
+        part.metrics,
+        config,
+        datamodule,
+        split=part.reference_split,
+        published=part.reference,
+        with_floor=part.floor,
+    )
+    module = DenoisingModule(denoiser, schedule, optimizer={}, seed=config.seed)
+    points = config.sampler.points(schedule)
+    grid = EvaluationGrid(
+        points,
+        measure,
+        NoiseSource(config.seed),
+        shape=_shape(datamodule),
+        num_samples=part.num_samples,
+        batch_size=part.batch_size,
+        directory=directory,
+        identity={
+            "dataset": datamodule.name,
+            "checkpoint": str(path),
+            "weights": part.weights,
+            "seed": config.seed,
+        },
+        keep_images=part.grid_images,
+        context={
+            "config": _plain(cfg),
+            "reference": measure.reference.provenance,
+            "versions": {"ddim": ddim.__version__, "torch": torch.__version__, "pytorch_lightning": pl.__version__},
+            "torch_threads": torch.get_num_threads(),
+        },
+    )
+    trainer = _trainer(
+        {**config.trainer, "limit_test_batches": math.ceil(part.loss_images / min(part.batch_size, part.loss_images))},
+        directory,
+        callbacks=[grid],
+        logger=build_loggers(config.logger, directory, job_type="evaluate", hyperparameters=_plain(cfg)),
+        enable_progress_bar=False,
+    )
+    log.info(
+        "Evaluating %s (%s weights): %d grid points of %s images. Everything goes to %s",
+        path,
+        part.weights,
+        len(points),
+        f"{part.num_samples:,}",
+        directory,
+    )
+    trainer.test(module, datamodule, verbose=False)
+    _finish(trainer)
+    if trainer.is_global_zero:
+        render_table(grid.results, measure.floor)
+        print(f"\nTable     {directory / 'results.csv'}\nPictures  {directory / 'samples.png'}, {directory / 'distance.png'}")
+
+
+def _datamodule(dataset: Mapping[str, Any], config: TrainConfig | EvaluateConfig, **loader: int) -> ImageDataModule:
+    settings = {key: value for key, value in dataset.items() if key not in DATASET_DEFAULTS}
+    datamodule = build_datamodule(settings, seed=config.seed, cache_dir=Path(config.cache_dir), **loader)
+    datamodule.prepare_data()
+    datamodule.setup("fit" if isinstance(config, TrainConfig) else "test")
+    return datamodule
+
+
+def _denoiser(config: Mapping[str, Any], datamodule: ImageDataModule) -> UNet:
+    try:
+        denoiser = build_denoiser(config)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"denoiser cannot be built: {error}") from error
+    _check_channels(denoiser, datamodule)
+    return denoiser
+
+
+def _check_channels(denoiser: UNet, datamodule: ImageDataModule) -> None:
+    if denoiser.config["in_channels"] != datamodule.channels:
+        raise UserError(
+            f"denoiser.in_channels={denoiser.config['in_channels']} does not fit dataset {datamodule.name} with "
+            f"dataset.channels={datamodule.channels}; they must be the same."
+        )
+
+
+def _training_callbacks(
+    config: TrainConfig, module: DenoisingModule, datamodule: ImageDataModule, directory: Path
+) -> list[Callback]:
+    """In the order that matters: what samples must run before the EMA callback swaps the raw weights back."""
+    part = config.callbacks
+    checkpoints = directory / "checkpoints"
+    callbacks: list[Callback] = [TrainingProgress(), Throughput()]
+    if part.sample_grid.enabled:
+        callbacks.append(
+            SampleGrid(
+                sample_grid_point(config, module.schedule),
+                _shape(datamodule),
+                directory / "samples",
+                num_images=part.sample_grid.num_images,
+                batch_size=config.loader.eval_batch_size,
+                every_n_validations=part.sample_grid.every_n_validations,
+                seed=config.seed,
+            )
+        )
+    if part.evaluation.enabled:
+        callbacks.append(
+            TrainingEvaluation(
+                training_grid(config, module.schedule),
+                _measure(part.evaluation.features, part.evaluation.metrics, config, datamodule),
+                NoiseSource(config.seed),
+                shape=_shape(datamodule),
+                num_samples=part.evaluation.num_samples,
+                batch_size=part.evaluation.batch_size,
+                every_n_validations=part.evaluation.every_n_validations,
+                seed=config.seed,
+            )
+        )
+    if part.ema.enabled:
+        callbacks.append(
+            EMAWeightAveraging(decay=part.ema.decay, update_every_n_steps=part.ema.update_every_n_steps)
+        )
+    if part.checkpoint.monitor is not None:
+        callbacks.append(
+            ModelCheckpoint(
+                checkpoints,
+                filename=Path(BEST).stem,
+                monitor=part.checkpoint.monitor,
+                mode=part.checkpoint.mode,
+                enable_version_counter=False,
+            )
+        )
+    callbacks.append(LastCheckpoint(checkpoints / LAST, part.checkpoint.every_n_steps))
+    return callbacks
+
+
+def _measure(
+    features: str,
+    metrics: list[str],
+    config: TrainConfig | EvaluateConfig,
+    datamodule: ImageDataModule,
+    *,
+    split: str = "train",
+    published: str | None = None,
+    with_floor: bool = False,
+) -> Measure:
+    extractor = build_extractor(
+        features,
+        channels=datamodule.channels,
+        resolution=datamodule.resolution,
+        weights_dir=Path(config.cache_dir) / "weights",
+    )
+
+    def statistics(of: str) -> ReferenceStatistics:
+        count = datamodule.num_images(of)
+        return reference_statistics(
+            extractor,
+            lambda: track(datamodule.images(of, batch_size=500), f"{features} statistics of {count:,} {of} images", count),
+            datamodule.provenance(of),
+            Path(config.cache_dir) / "reference",
+        )
+
+    reference = load_published_statistics(Path(published), extractor.dim) if published else statistics(split)
+    floor = None
+    if with_floor:
+        real = statistics("test" if split == "train" else "train")
+        assert real.features is not None
+        values = compute_metrics(Features(real.features), reference, metrics, seed=config.seed)
+        floor = Floor(len(real.features), values, extractor.name, reference.digest)
+    return Measure(extractor, reference, tuple(metrics), floor)
+
+
+def _check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> None:
+    stored = read_config(read_checkpoint(checkpoint), checkpoint)
+    for group in ("denoiser", "schedule"):
+        for key in sorted({*stored[group], *description[group]}):
+            then, now = stored[group].get(key), description[group].get(key)
+            if then != now:
+                raise UserError(
+                    f"{group}.{key}={now} differs from {then} in {checkpoint}; a resumed run keeps its {group}."
+                )
+
+
+def _overlaid(stored: Mapping[str, Any], given: Any) -> DictConfig:
+    """A checkpoint's group with what the command line said of it; another option of the group replaces it."""
+    if given is None:
+        return OmegaConf.create(dict(stored))
+    if "name" in given and given.get("name") != stored.get("name"):
+        return given
+    merged = OmegaConf.merge(OmegaConf.create(dict(stored)), given)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _trainer(arguments: Mapping[str, Any], directory: Path, **managed: Any) -> pl.Trainer:
+    try:
+        return pl.Trainer(
+            **arguments,
+            **managed,
+            default_root_dir=directory,
+            # The data room splits by index; Lightning's own sampler repeats images to fill the ranks.
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+        )
+    except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"trainer={dict(arguments)} is not usable: {reason}.") from error
+
+
+def _finish(trainer: pl.Trainer) -> None:
+    for logger in trainer.loggers:
+        logger.finalize("success")
+        if isinstance(logger, pl.loggers.WandbLogger):
+            logger.experiment.finish()
+
+
+def _quiet() -> None:
+    """Messages that repeat what is configured or recommend what does not apply here."""
+    for name in ("pytorch_lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in (
+        ".*does not have many workers.*",
+        ".*The number of training batches.*is smaller than the logging interval.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*You're resuming from a checkpoint that ended before the epoch ended.*",
+    ):
+        warnings.filterwarnings("ignore", pattern)
+
+
+def _shape(datamodule: ImageDataModule) -> tuple[int, int, int]:
+    return datamodule.channels, datamodule.resolution, datamodule.resolution
+
+
+def _count(denoiser: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in denoiser.parameters())
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}

@@ -1,0 +1,44 @@
+"""The digits: real values, rounded, and a split that never moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+
+from ddim.data import ImageDataModule
+
+
+def all_images(data: ImageDataModule, split: str) -> torch.Tensor:
+    return torch.cat(list(data.images(split, 500)))
+
+
+def test_splits_divide_the_1797_images_by_class(make_datamodule: Callable[..., ImageDataModule]) -> None:
+    data = make_datamodule({"name": "digits"})
+    data.prepare_data()
+    train, test = all_images(data, "train"), all_images(data, "test")
+    assert train.shape == (1437, 1, 8, 8) and test.shape == (360, 1, 8, 8)
+    assert train.dtype == torch.uint8
+    assert (data.name, data.channels, data.resolution) == ("digits", 1, 8)
+
+    digits = load_digits()
+    label_of: dict[bytes, int] = {}
+    expected = np.array([[int(v * 255 / 16 + 0.5) for v in image.ravel()] for image in digits.images], dtype=np.uint8)
+    for image, label in zip(expected, digits.target, strict=True):
+        label_of[image.tobytes()] = int(label)
+    assert len(label_of) == 1797
+    found = [bytes(image.numpy().tobytes()) for image in torch.cat([train, test])]
+    assert sorted(found) == sorted(label_of)
+
+    counts = np.bincount([label_of[key] for key in found[1437:]], minlength=10)
+    share = np.bincount(digits.target) * 360 / 1797
+    assert (np.abs(counts - share) < 1).all()
+
+
+def test_the_split_is_pinned(make_datamodule: Callable[..., ImageDataModule]) -> None:
+    first, other_seed = make_datamodule({"name": "digits"}), make_datamodule({"name": "digits"}, seed=5)
+    assert first.provenance("train") == other_seed.provenance("train")
+    assert first.provenance("train")["fingerprint"] == "bbc38a77dc4d0739"
+    assert first.provenance("test")["fingerprint"] == "40a68871a5133e25"

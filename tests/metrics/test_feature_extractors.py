@@ -1,0 +1,157 @@
+"""Pixel and digit features: closed forms, batch-size invariance, the stated accuracy."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from ddim.errors import UserError
+from ddim.metrics import FEATURES, Features, build_extractor, extract_features
+
+TOOL = Path(__file__).parents[2] / "tools" / "train_digits_cnn.py"
+
+
+def build(name, channels=1, resolution=8):
+    return build_extractor(name, channels=channels, resolution=resolution, weights_dir="unused")
+
+
+def random_images(count, channels=1, resolution=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, channels, resolution, resolution), generator=generator, dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """split -> images, labels, as the tool that trained the weights sees them."""
+    spec = importlib.util.spec_from_file_location("train_digits_cnn", TOOL)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool.load_split()
+
+
+def test_the_tools_labels_belong_to_its_images(digits):
+    table = load_digits()
+    images, labels = (torch.cat(parts).numpy() for parts in zip(*digits.values(), strict=True))
+    # Independent of how the tool finds labels: each image's nearest neighbour in the whole table.
+    flat = images.reshape(len(images), 64) * (16 / 255)
+    nearest = ((flat[:, None] - table.data[None]) ** 2).sum(axis=2).argmin(axis=1)
+    assert sorted(nearest) == list(range(1797)) and len(digits["test"][0]) == 360
+    assert np.array_equal(table.target[nearest], labels)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pixels_of_32_are_means_of_2x2_blocks(channels):
+    images = random_images(3, channels, 32)
+    expected = images.double().reshape(3, channels, 16, 2, 16, 2).mean(dim=(3, 5)).flatten(1) / 255
+    extractor = build("pixels", channels, 32)
+    assert extractor.dim == channels * 256
+    torch.testing.assert_close(extractor(images).features.double(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("resolution", [1, 8, 16])
+def test_small_pixels_are_taken_as_they_are(resolution):
+    images = random_images(2, 3, resolution)
+    torch.testing.assert_close(build("pixels", 3, resolution)(images).features, images.flatten(1) / 255)
+
+
+@pytest.mark.parametrize("resolution", [17, 28, 100])
+def test_pixels_average_constant_images_to_their_value_at_any_size(resolution):
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(3, 1, 1, 1).expand(3, 1, resolution, resolution)
+    found = build("pixels", 1, resolution)(images).features
+    assert found.shape == (3, 256)
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.2, 1.0])[:, None].expand(3, 256))
+
+
+@pytest.mark.parametrize("name", ["digits-cnn", "pixels"])
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_batch_size_does_not_change_features(name, batch_size):
+    images, extractor = random_images(100), build(name)
+    whole = extractor(images)
+    seen = []
+    streamed = extract_features(extractor, images.split(batch_size), seen.append)
+    assert len(streamed) == 100 and seen[-1] == 100 and whole.features.shape == (100, extractor.dim)
+    torch.testing.assert_close(streamed.features, whole.features, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["digits-cnn", "pixels"])
+def test_features_are_float32_without_gradients_under_autocast(name):
+    images, extractor = random_images(16), build(name)
+    expected = extractor(images).features
+    extractor.train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = extractor(images).features
+    assert found.dtype == torch.float32 and not found.requires_grad and not extractor.training
+    assert torch.equal(found, expected)
+
+
+def test_autocast_would_change_the_digit_features():
+    """Keeps the test above honest."""
+    images, extractor = random_images(16), build("digits-cnn")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        reduced = extractor.network(images)[0]
+    assert not torch.equal(reduced.float(), extractor(images).features)
+
+
+def test_digits_cnn_has_the_stated_accuracy(digits):
+    extractor = build("digits-cnn")
+    accuracy = {split: float((extractor.classify(x) == y).double().mean()) for split, (x, y) in digits.items()}
+    assert accuracy["train"] == 1.0
+    assert accuracy["test"] == pytest.approx(357 / 360)
+
+
+def test_digits_cnn_is_small_well_conditioned_and_gives_no_logits(digits):
+    weights = resources.files("ddim.metrics").joinpath("digits_cnn.safetensors").read_bytes()
+    assert len(weights) < 300_000
+    features = build("digits-cnn")(digits["train"][0])
+    assert features.logits is None and features.features.shape == (1437, 64)
+    assert features.features.abs().max() <= 1
+    eigenvalues = torch.linalg.eigvalsh(features.features.double().T.cov())
+    assert eigenvalues[0] > 5e-4 * eigenvalues[-1]
+
+
+def test_building_leaves_random_numbers_alone():
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    build("digits-cnn")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_provenance_tells_extractors_apart():
+    found = [build("pixels", 1, 8), build("pixels", 1, 16), build("pixels", 1, 32), build("digits-cnn")]
+    assert len({str(extractor.provenance) for extractor in found}) == 3
+    assert build("pixels", 1, 16).dim == build("pixels", 1, 32).dim
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(2, 1, 8, 8), "uint8"),
+        (torch.zeros(1, 8, 8, dtype=torch.uint8), r"\(1, 8, 8\)"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), r"\(1, 8, 8\)"),
+    ],
+)
+def test_wrong_images_are_refused(images, message):
+    with pytest.raises(ValueError, match=message):
+        build("pixels", 1, 8)(images)
+
+
+def test_wrong_requests_are_refused():
+    with pytest.raises(ValueError, match=r"vgg.*" + ", ".join(FEATURES)):
+        build("vgg")
+    with pytest.raises(UserError, match="8x8 pixels, not 3 channels of 32x32"):
+        build("digits-cnn", 3, 32)
+
+
+def test_concatenation_keeps_logits_only_when_all_parts_have_them():
+    with_logits, without = Features(torch.zeros(2, 3), torch.zeros(2, 5)), Features(torch.ones(1, 3))
+    assert Features.cat([with_logits, without]).logits is None
+    both = Features.cat([with_logits, with_logits])
+    assert len(both) == 4 and both.logits is not None and both.logits.shape == (4, 5)
+    with pytest.raises(ValueError, match="no images"):
+        Features.cat([])

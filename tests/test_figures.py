@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from PIL import Image
+
+from ddim.figures import distance_figure, image_grid, plot_distance, plot_speed, sample_sheet, speed_figure
+from ddim.records import Floor, GridResult
+
+
+def result(**changes: object) -> GridResult:
+    values: dict[str, object] = {
+        "dataset": "digits",
+        "checkpoint": "outputs/a/checkpoints/last.ckpt",
+        "weights": "ema",
+        "sampler": "ddim",
+        "eta": 0.0,
+        "variance": "eta",
+        "tau": "linear",
+        "steps": 10,
+        "nfe": 10,
+        "num_samples": 1000,
+        "seed": 0,
+        "features": "digits-cnn",
+        "frechet_distance": 4.0,
+        "seconds": 12.0,
+        "images_per_second": 83.3,
+        "device": "CPU",
+        "reference": "3f2a9c01",
+    }
+    return GridResult(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def grid(etas=(0.0, 0.2, 1.0), all_steps=(50, 10, 20), **changes: object) -> list[GridResult]:
+    return [
+        result(eta=eta, steps=steps, frechet_distance=(10 + eta) / steps, seconds=steps * 0.3 + eta, **changes)
+        for steps in all_steps
+        for eta in etas
+    ]
+
+
+def legend(axes: Axes) -> list[str]:
+    found = axes.get_legend()
+    return [] if found is None else [text.get_text() for text in found.get_texts()]
+
+
+def data(line: Line2D) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in np.asarray(line.get_xydata())]
+
+
+def points(axes: Axes) -> dict[str, list[tuple[float, float]]]:
+    """Data of the lines that join measured points, by label; a repeated label fails."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for line in axes.lines:
+        if line.get_marker() != "None":
+            assert line.get_label() not in found
+            found[str(line.get_label())] = data(line)
+    return found
+
+
+def badly_placed_texts(figure: Figure) -> list[str]:
+    """Visible texts of a figure that cover another one or leave the picture."""
+    figure.canvas.draw()
+    found = [text for axes in figure.axes for text in axes.findobj(Text) if text.get_visible()]
+    boxes = [
+        (text.get_text(), text.get_window_extent()) for text in found if isinstance(text, Text) and text.get_text()
+    ]
+    assert len(boxes) > 5
+    outside = [
+        name for name, box in boxes if box.x0 < 0 or box.y0 < 0 or box.x1 > figure.bbox.x1 or box.y1 > figure.bbox.y1
+    ]
+    return outside + [
+        f"{first} / {second}"
+        for i, (first, a) in enumerate(boxes)
+        for second, b in boxes[i + 1 :]
+        if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1
+    ]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("scale", [1, 3])
+def test_grid_puts_every_pixel_where_it_belongs(channels: int, scale: int) -> None:
+    images = torch.randint(0, 255, (5, channels, 4, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    picture = image_grid(images, columns=3, scale=scale)
+    assert picture.mode == ("L" if channels == 1 else "RGB")
+    gap = max(2, scale)
+    height, width = 4 * scale, 6 * scale
+    assert picture.size == (3 * width + 2 * gap, 2 * height + gap)
+    array = np.asarray(picture).reshape(picture.height, picture.width, channels)
+    expected = np.full_like(array, 255)
+    for index in range(5):
+        row, column = divmod(index, 3)
+        for y in range(height):
+            for x in range(width):
+                value = images[index, :, y // scale, x // scale].numpy()
+                expected[row * (height + gap) + y, column * (width + gap) + x] = value
+    np.testing.assert_array_equal(array, expected)
+
+
+def test_grid_takes_numpy_as_well() -> None:
+    images = np.arange(2 * 3 * 8 * 8, dtype=np.uint8).reshape(2, 3, 8, 8)
+    assert image_grid(images, 2).tobytes() == image_grid(torch.from_numpy(images), 2).tobytes()
+
+
+@pytest.mark.parametrize(("size", "cell"), [(8, 48), (28, 56), (32, 64), (48, 48), (64, 64), (5, 50)])
+def test_small_images_are_shown_at_a_visible_size(size: int, cell: int) -> None:
+    picture = image_grid(torch.zeros(1, 1, size, size, dtype=torch.uint8), columns=8)
+    assert picture.size == (cell, cell)
+
+
+@pytest.mark.parametrize(
+    ("images", "columns", "scale"),
+    [
+        (torch.zeros(1, 1, 8, 8), 1, None),
+        (torch.zeros(1, 8, 8, dtype=torch.uint8), 1, None),
+        (torch.zeros(1, 2, 8, 8, dtype=torch.uint8), 1, None),
+        (torch.zeros(0, 1, 8, 8, dtype=torch.uint8), 1, None),
+        (torch.zeros(1, 1, 8, 8, dtype=torch.uint8), 0, None),
+        (torch.zeros(1, 1, 8, 8, dtype=torch.uint8), 1, 0),
+    ],
+)
+def test_grid_refuses_what_is_not_a_batch_of_images(images, columns, scale) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        image_grid(images, columns, scale)
+
+
+def test_sheet_has_eta_down_and_steps_across() -> None:
+    levels = {("σ̂", 5): 40, ("0", 50): 120, ("0", 5): 80, ("1", 5): 160, ("1", 50): 200}
+    sheet = sample_sheet({p: torch.full((4, 1, 8, 8), v, dtype=torch.uint8) for p, v in levels.items()}, "digits")
+    array = np.asarray(sheet)
+    assert sheet.mode == "RGB" and sheet.width <= 1500
+    centres = {}
+    for point, level in levels.items():
+        solid = np.argwhere((array == level).all(axis=-1))
+        assert len(solid) >= 4 * 48 * 48
+        centres[point] = np.median(solid, axis=0)
+    assert centres["0", 5][0] < centres["1", 5][0] < centres["σ̂", 5][0]
+    assert centres["0", 5][0] == centres["0", 50][0]
+    assert centres["0", 5][1] < centres["0", 50][1]
+    assert centres["0", 5][1] == centres["1", 5][1] == centres["σ̂", 5][1]
+    # Labels: something dark left of each row, above each column, and in the title.
+    dark = array.max(axis=-1) < 100
+    left = round(centres["0", 5][1]) - 60
+    for label in ("0", "1", "σ̂"):
+        y = round(centres[label, 5][0])
+        assert dark[y - 15 : y + 15, : left - 30].any()
+    top = round(centres["0", 5][0]) - 60
+    assert dark[: top // 2].any() and dark[top // 2 : top, left:].any()
+
+
+def test_sheet_refuses_points_that_do_not_match() -> None:
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="same number and shape"):
+        sample_sheet({("0", 5): images, ("1", 5): images[:3]})
+    with pytest.raises(ValueError, match="none"):
+        sample_sheet({})
+
+
+def test_long_sheet_title_stays_inside() -> None:
+    images = {("0", 5): torch.full((1, 1, 8, 8), 255, dtype=torch.uint8)}
+    array = np.asarray(sample_sheet(images, "a title that is a good deal longer than the picture is wide " * 2))
+    assert (array[:, -10:] == 255).all()
+
+
+def test_one_line_per_eta_with_its_points_in_order_of_steps() -> None:
+    (axes,) = distance_figure(grid(), None).axes
+    assert points(axes) == {
+        f"η = {eta:g}": [(steps, (10 + eta) / steps) for steps in (10, 20, 50)] for eta in (0.0, 0.2, 1.0)
+    }
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    assert len({line.get_color() for line in axes.lines}) == len({line.get_marker() for line in axes.lines}) == 3
+
+
+def test_sigma_hat_rows_are_lines_of_their_own() -> None:
+    rows = grid(etas=(1.0,)) + grid(etas=(1.0,), variance="sigma_hat") + grid((1.0,), variance="sigma_hat_official")
+    (axes,) = distance_figure(rows).axes
+    assert list(points(axes)) == ["η = 1", r"$\hat{\sigma}$", r"$\hat{\sigma}$ clipped"]
+
+
+def test_ticks_are_the_steps_that_were_run_in_plain_numbers() -> None:
+    figure = distance_figure(grid(all_steps=(10, 20, 50, 100, 1000)), None)
+    figure.canvas.draw()
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["10", "20", "50", "100", "1000"]
+    values = [float(text.get_text()) for text in figure.axes[0].get_yticklabels()]
+    low, high = figure.axes[0].get_ylim()
+    assert sum(low <= value <= high for value in values) >= 3
+
+
+def test_axes_and_title_name_features_and_number() -> None:
+    (axes,) = distance_figure(grid(num_samples=50_000), None).axes
+    assert "digits-cnn" in axes.get_ylabel() and axes.get_ylabel().startswith("FD")
+    assert "50,000" in axes.get_title(loc="left") and "digits" in axes.get_title(loc="left")
+    (axes,) = distance_figure(grid(features="inception-v3-compat"), None).axes
+    assert axes.get_ylabel() == "FID: Fréchet distance on inception-v3-compat features"
+
+
+def test_the_floor_is_a_dashed_labelled_line_inside_the_axes() -> None:
+    (axes,) = distance_figure(grid(), Floor(360, {"frechet_distance": 0.05})).axes
+    (floor,) = [line for line in axes.lines if line.get_marker() == "None"]
+    assert {y for _, y in data(floor)} == {0.05}
+    assert floor.is_dashed()
+    assert axes.get_ylim()[0] < 0.05
+    assert "360 real" in legend(axes)[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("num_samples", 500, "N 500"),
+        ("tau", "quadratic", "τ quadratic"),
+        ("reference", "00ff", "reference 00ff"),
+        ("weights", "raw", "weights raw"),
+        ("dataset", "cifar10", "dataset cifar10"),
+        ("seed", 7, "seed 7"),
+        ("checkpoint", "outputs/b/checkpoints/last.ckpt", "checkpoint …/b/…"),
+    ],
+)
+def test_results_of_other_provenance_are_not_one_line(name: str, value: object, said: str) -> None:
+    rows = [*grid(etas=(0.0, 1.0), all_steps=(10, 50)), result(steps=20, frechet_distance=7.0, **{name: value})]
+    (axes,) = distance_figure(rows).axes
+    drawn = [data(line) for line in axes.lines]
+    assert drawn == [[(10, 1.0), (50, 0.2)], [(10, 1.1), (50, 0.22)], [(20, 7.0)]]
+    assert said in legend(axes)
+    assert legend(axes).index(said) == 3
+    assert axes.lines[0].get_linestyle() != axes.lines[2].get_linestyle()
+
+
+def test_other_features_get_a_panel_of_their_own_and_only_their_floor() -> None:
+    floor = Floor(360, {"frechet_distance": 0.1}, features="pixels", reference="3f2a9c01")
+    first, second = distance_figure(grid() + grid(features="pixels"), floor).axes
+    assert "digits-cnn" in first.get_ylabel() and "pixels" in second.get_ylabel()
+    assert len(first.lines) == 3 and len(second.lines) == 4
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), 0.0, -1e-9])
+def test_what_a_log_axis_cannot_show_is_left_out(value: float | None) -> None:
+    rows = [*grid(etas=(0.0,)), result(steps=100, frechet_distance=value)]
+    (axes,) = distance_figure(rows, Floor(3, {"frechet_distance": 0.0})).axes
+    assert [x for x, _ in points(axes)["η = 0"]] == [10, 20, 50]
+    figure = distance_figure([result(frechet_distance=value)])
+    figure.canvas.draw()
+    assert not figure.axes[0].lines
+
+
+def test_speed_is_seconds_against_steps_and_hardware_is_kept_apart() -> None:
+    rows = [*grid(etas=(0.0,)), result(steps=20, seconds=0.5, device="H200")]
+    (axes,) = speed_figure(rows).axes
+    assert [data(line) for line in axes.lines] == [
+        [(10, 3.0), (20, 6.0), (50, 15.0)],
+        [(20, 0.5)],
+    ]
+    assert {"device CPU", "device H200"} <= set(legend(axes))
+    assert "1,000" in axes.get_ylabel()
+
+
+@pytest.mark.parametrize("draw", [distance_figure, speed_figure])
+def test_no_rows_are_refused(draw) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        draw([])
+
+
+def test_no_text_covers_another_or_leaves_the_picture() -> None:
+    floor = Floor(360, {"frechet_distance": 0.01})
+    every = [10, 11, 12, 13, 20, 50, 90, 100, 500, 999, 1000]
+    for rows in (
+        grid(all_steps=every, resize="bilinear to 299 x 299 without antialiasing", compute_precision="bf16-mixed"),
+        grid() + grid(weights="raw", checkpoint="outputs/" + "long-name" * 9) + grid(tau="quadratic", dataset="d" * 60),
+        grid() + grid(features="pixels"),
+        [result()],
+    ):
+        assert badly_placed_texts(distance_figure(rows, floor)) == []
+        assert badly_placed_texts(speed_figure(rows)) == []
+
+
+def test_files_are_whole_rgb_pictures_of_readable_width(tmp_path: Path) -> None:
+    plot_distance(grid(), Floor(360, {"frechet_distance": 0.05}), tmp_path / "distance.png")
+    plot_speed(grid(), tmp_path / "deep" / "speed.png")
+    for path in (tmp_path / "distance.png", tmp_path / "deep" / "speed.png"):
+        with Image.open(path) as picture:
+            picture.load()
+            assert picture.format == "PNG" and picture.mode == "RGB" and picture.width == 1400
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["deep", "distance.png", "speed.png"]

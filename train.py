@@ -1,0 +1,20 @@
+"""Train a denoiser: `python train.py [group=option ...] [key=value ...]`; `--help` lists the groups."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from ddim.cli import exit_with_sentence, training_arguments
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> float | None:
+    from ddim.run import train
+
+    return exit_with_sentence(lambda: train(cfg))
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = exit_with_sentence(lambda: training_arguments(sys.argv[1:]))
+    main()
