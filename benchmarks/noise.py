@@ -43,7 +43,7 @@ def main() -> None:
     source, indices = NoiseSource(0), torch.arange(options.batch_size)
     noise_ms = median_ms(lambda: source.step(indices, 1, (3, 32, 32), device), device, 10 * options.repeats)
 
-    network = UNet().eval().to(device, memory_format=torch.channels_last)
+    network = UNet().eval().to(device).to(memory_format=torch.channels_last)
     x = source.initial(indices, (3, 32, 32), device).to(memory_format=torch.channels_last)
     t = torch.full((options.batch_size,), 500, device=device)
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16):

@@ -87,7 +87,7 @@ def main() -> None:
             if name == "train":
                 eigenvalues = torch.linalg.eigvalsh(features.double().T.cov())
                 print(f"train: feature covariance has eigenvalues from {eigenvalues[0]:.2e} to {eigenvalues[-1]:.2e}")
-    safetensors.torch.save_file(network.state_dict(), options.output)
+    options.output.write_bytes(safetensors.torch.save(network.state_dict()))
     print(f"{options.output}: {options.output.stat().st_size:,} bytes")
 
 

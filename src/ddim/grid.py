@@ -40,13 +40,6 @@ class GridPoint:
     def nfe(self) -> int:
         return len(self.timesteps)
 
-    @property
-    def sampler(self) -> str:
-        """The field's name for this member of the family."""
-        if self.variance != "eta":
-            return f"ddpm_{self.variance}"
-        return {0.0: "ddim", 1.0: "ddpm"}.get(self.eta, "generalized")
-
     def timesteps_tensor(self) -> Tensor:
         return torch.tensor(self.timesteps, dtype=torch.long)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,8 +47,10 @@ def _wandb(
 ) -> WandbLogger:
     import wandb
 
+    # Before anything else: Lightning passes arguments that W&B comments on.
+    wandb.setup(wandb.Settings(silent=True))
     id_file = directory / RUN_ID_FILE
-    run_id = id_file.read_text().strip() if id_file.is_file() else wandb.util.generate_id()
+    run_id = id_file.read_text().strip() if id_file.is_file() else secrets.token_hex(4)
     offline = config.offline if isinstance(config.offline, bool) else not logged_in()
     if offline:
         log.info("W&B: offline; `wandb sync %s/wandb/offline-run-*` uploads this run.", directory)
@@ -66,7 +69,8 @@ def _wandb(
         id=run_id,
         resume="allow" if not offline else None,
         config=dict(hyperparameters),
-        settings=wandb.Settings(silent=True),
+        # Settings win over WANDB_MODE, which W&B read before anybody asked for offline.
+        settings=wandb.Settings(mode="offline" if offline else "online"),
     )
     directory.mkdir(parents=True, exist_ok=True)
     id_file.write_text(run_id + "\n")

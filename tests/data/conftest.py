@@ -23,7 +23,13 @@ def make_datamodule(cache_dir: Path) -> Callable[..., ImageDataModule]:
     """build_datamodule with small defaults: dataset settings as a mapping, the rest by keyword."""
 
     def make(config: dict[str, Any], **arguments: Any) -> ImageDataModule:
-        defaults = {"batch_size": 4, "eval_batch_size": 3, "num_workers": 0, "seed": 0, "cache_dir": cache_dir}
+        defaults: dict[str, Any] = {
+            "batch_size": 4,
+            "eval_batch_size": 3,
+            "num_workers": 0,
+            "seed": 0,
+            "cache_dir": cache_dir,
+        }
         return build_datamodule(config, **(defaults | arguments))
 
     return make

@@ -22,15 +22,12 @@ TOTAL_STEPS = 3 * BATCHES_PER_EPOCH + 2
 class Recorder(pl.LightningModule):
     """Writes down each batch it trains on: the indices, and the pixels (which tell whether they were mirrored)."""
 
-    def __init__(self, fail_before_step: int | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.seen: list[tuple[list[int], int]] = []
-        self.fail_before_step = fail_before_step
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        if self.global_step == self.fail_before_step:
-            raise KeyboardInterrupt
         columns = torch.arange(1, batch["image"].shape[-1] + 1)
         self.seen.append((batch["index"].tolist(), int((batch["image"] * columns).sum())))
         return self.weight * 1.0
@@ -97,7 +94,7 @@ def saving_at(when: str, step: int, folder: Path) -> tuple[list[pl.Callback], di
     path = folder / "saved.ckpt"
     if when == "before_step":
         return [SaveBeforeStep(step, path)], {}, path
-    arguments = {"dirpath": folder, "filename": "saved"}
+    arguments: dict[str, Any] = {"dirpath": folder, "filename": "saved"}
     if when == "after_step":
         return [ModelCheckpoint(every_n_train_steps=step, save_top_k=1, **arguments)], {}, path
     if when == "validation":
@@ -106,42 +103,106 @@ def saving_at(when: str, step: int, folder: Path) -> tuple[list[pl.Callback], di
     return [ModelCheckpoint(every_n_epochs=1, save_on_train_epoch_end=True, **arguments)], {}, path
 
 
-@pytest.mark.parametrize(
-    ("when", "step"),
-    [
-        ("after_step", 1),
-        ("after_step", 7),
-        ("after_step", BATCHES_PER_EPOCH),
-        ("after_step", 2 * BATCHES_PER_EPOCH),
-        ("after_step", 12),
-        ("before_step", 0),
-        ("before_step", 8),
-        ("before_step", BATCHES_PER_EPOCH),
-        ("validation", 3),
-        ("validation", BATCHES_PER_EPOCH),
-        ("validation", 8),
-        ("epoch_end", BATCHES_PER_EPOCH),
-        ("epoch_end", 7),
-        ("epoch_end", 2 * BATCHES_PER_EPOCH),
-    ],
-)
+PLACES = [
+    ("after_step", 1),
+    ("after_step", 7),
+    ("after_step", BATCHES_PER_EPOCH),
+    ("after_step", 2 * BATCHES_PER_EPOCH),
+    ("after_step", 12),
+    ("before_step", 0),
+    ("before_step", 8),
+    ("before_step", BATCHES_PER_EPOCH),
+    ("validation", 3),
+    ("validation", BATCHES_PER_EPOCH),
+    ("validation", 8),
+    ("epoch_end", BATCHES_PER_EPOCH),
+    ("epoch_end", 7),
+    ("epoch_end", 2 * BATCHES_PER_EPOCH),
+]
+
+
+@pytest.mark.parametrize(("when", "step"), PLACES)
 @pytest.mark.parametrize("validates", [True, False])
 def test_resumed_run_sees_the_remaining_batches(
     when: str, step: int, validates: bool, datamodule: Callable[..., ImageDataModule], tmp_path: Path
 ) -> None:
-    arguments: dict[str, Any] = {} if validates else {"limit_val_batches": 0}
-    if when == "validation" and not validates:
-        pytest.skip("there is no validation to save at")
-    whole = Recorder()
-    fit(whole, datamodule(), trainer(TOTAL_STEPS, [], tmp_path, **arguments))
+    arguments: dict[str, Any] = {} if validates or when == "validation" else {"limit_val_batches": 0}
+    check_resumption(when, step, datamodule, tmp_path, in_memory=True, **arguments)
 
-    callbacks, extra, checkpoint = saving_at(when, step, tmp_path)
+
+@pytest.mark.parametrize(("when", "step"), [("after_step", 7), ("before_step", 8), ("epoch_end", 7)])
+def test_resumed_run_with_a_worker_sees_the_remaining_batches(
+    when: str, step: int, datamodule: Callable[..., ImageDataModule], tmp_path: Path
+) -> None:
+    check_resumption(when, step, datamodule, tmp_path, in_memory=False)
+
+
+def check_resumption(
+    when: str,
+    step: int,
+    datamodule: Callable[..., ImageDataModule],
+    folder: Path,
+    *,
+    in_memory: bool,
+    **arguments: Any,
+) -> None:
+    whole = Recorder()
+    fit(whole, datamodule(in_memory), trainer(TOTAL_STEPS, [], folder, **arguments))
+    callbacks, extra, checkpoint = saving_at(when, step, folder)
     stopped = Recorder()
     last = step if when != "before_step" else step + 1
-    fit(stopped, datamodule(), trainer(last, callbacks, tmp_path, **arguments, **extra))
+    fit(stopped, datamodule(in_memory), trainer(last, callbacks, folder, **arguments, **extra))
     resumed = Recorder()
-    fit(resumed, datamodule(), trainer(TOTAL_STEPS, [], tmp_path, **arguments), checkpoint)
+    fit(resumed, datamodule(in_memory), trainer(TOTAL_STEPS, [], folder, **arguments), checkpoint)
 
     assert len(whole.seen) == TOTAL_STEPS
     assert stopped.seen == whole.seen[:last]
     assert resumed.seen == whole.seen[step:]
+
+
+def test_memory_and_workers_give_the_same_batches(datamodule: Callable[..., ImageDataModule], tmp_path: Path) -> None:
+    recorders = [Recorder(), Recorder()]
+    for recorder, in_memory in zip(recorders, [True, False], strict=True):
+        fit(recorder, datamodule(in_memory), trainer(TOTAL_STEPS, [], tmp_path))
+    assert recorders[0].seen == recorders[1].seen
+
+
+def test_epochs_hold_each_image_once_and_differ(datamodule: Callable[..., ImageDataModule], tmp_path: Path) -> None:
+    recorder = Recorder()
+    fit(recorder, datamodule(), trainer(TOTAL_STEPS, [], tmp_path))
+    images = [index for indices, _ in recorder.seen for index in indices]
+    per_epoch = BATCHES_PER_EPOCH * BATCH_SIZE
+    epochs = [images[start : start + per_epoch] for start in range(0, 3 * per_epoch, per_epoch)]
+    assert all(len(set(epoch)) == 20 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_run_counted_in_epochs_is_resumed_as_well(datamodule: Callable[..., ImageDataModule], tmp_path: Path) -> None:
+    whole, stopped, resumed = Recorder(), Recorder(), Recorder()
+    fit(whole, datamodule(), trainer(-1, [], tmp_path, max_epochs=3))
+    callbacks, _, checkpoint = saving_at("epoch_end", 0, tmp_path)
+    fit(stopped, datamodule(), trainer(-1, callbacks, tmp_path, max_epochs=1))
+    fit(resumed, datamodule(), trainer(-1, [], tmp_path, max_epochs=3), checkpoint)
+    assert stopped.seen + resumed.seen == whole.seen
+
+
+def test_overfitting_repeats_its_batches(datamodule: Callable[..., ImageDataModule], tmp_path: Path) -> None:
+    recorder = Recorder()
+    fit(recorder, datamodule(), trainer(7, [], tmp_path, overfit_batches=2))
+    assert recorder.seen == (recorder.seen[:2] * 4)[:7]
+
+
+def test_limited_epochs_go_on_through_the_data(datamodule: Callable[..., ImageDataModule], tmp_path: Path) -> None:
+    whole, limited = Recorder(), Recorder()
+    fit(whole, datamodule(), trainer(12, [], tmp_path))
+    fit(limited, datamodule(), trainer(12, [], tmp_path, limit_train_batches=3))
+    assert limited.seen == whole.seen
+
+
+def test_another_order_than_before_is_said(datamodule: Callable[..., ImageDataModule], tmp_path: Path) -> None:
+    callbacks, _, checkpoint = saving_at("after_step", 3, tmp_path)
+    fit(Recorder(), datamodule(), trainer(3, callbacks, tmp_path))
+    data = datamodule()
+    data.batch_size = 5
+    with pytest.warns(UserWarning, match="batch_size was 4 and is 5"):
+        trainer(6, [], tmp_path).fit(Recorder(), data, ckpt_path=checkpoint)

@@ -140,7 +140,19 @@ def test_a_composed_config_is_taken_as_it_is(make_datamodule: Make) -> None:
 
 anything = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.lists(st.integers()))
 keys = st.sampled_from(
-    "root channels resolution download resize background test_fraction label in_memory random_flip x".split()
+    [
+        "root",
+        "channels",
+        "resolution",
+        "download",
+        "resize",
+        "background",
+        "test_fraction",
+        "label",
+        "in_memory",
+        "random_flip",
+        "x",
+    ]
 )
 
 

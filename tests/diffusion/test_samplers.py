@@ -224,7 +224,21 @@ def test_state_is_at_least_float32_whatever_the_denoiser(x_dtype, eps_dtype, sta
 
     states = []
     x_0 = sample(denoiser, torch.ones(2, 3, dtype=x_dtype), LINEAR, [0, 100], 1.0, on_step=states.append)
-    assert {x_0.dtype, *(s.x.dtype for s in states), *(s.x_0.dtype for s in states)} == {state_dtype}
+    assert {
+        x_0.dtype,
+        *(s.x.dtype for s in states),
+        *(s.x_0.dtype for s in states),
+        *(s.eps.dtype for s in states),
+    } == {state_dtype}
+
+
+def test_low_precision_predictions_are_raised_before_arithmetic():
+    def denoiser(x, t):
+        return torch.tanh(x).bfloat16()
+
+    x_T = torch.linspace(-1, 1, 7)
+    expected = sample(lambda x, t: denoiser(x, t).float(), x_T, LINEAR, [0, 300, 600])
+    assert torch.equal(sample(denoiser, x_T, LINEAR, [0, 300, 600]), expected)
 
 
 @given(data=st.data(), eta=etas, spacing=st.sampled_from(SPACINGS))

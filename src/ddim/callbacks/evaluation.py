@@ -23,6 +23,10 @@ from ddim.results import COLUMNS, Floor, GridResult, distance_name, eta_label, s
 from ddim.show import show_image, show_summary, show_table
 
 
+# The update rule of all rows; eta and variance say which member of the family it is.
+SAMPLER = "ddim"
+
+
 @dataclass(frozen=True)
 class Measure:
     """What images are measured with and against. Kept outside the LightningModule, whose weights are averaged."""
@@ -241,7 +245,7 @@ def grid_result(
     provenance = measure.reference.provenance
     return GridResult(
         **identity,
-        sampler=point.sampler,
+        sampler=SAMPLER,
         eta=point.eta,
         variance=point.variance,
         tau=point.tau,

@@ -1,0 +1,106 @@
+"""Fixtures for tests that run the scripts: in this process for speed, or in one of their own as a user does."""
+
+from __future__ import annotations
+
+import io
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# A network and a run small enough for tests; everything else is as a user gets it.
+TINY_TRAINING = (
+    "trainer.max_steps=4",
+    "trainer.val_check_interval=2",
+    "trainer.log_every_n_steps=1",
+    "trainer.accelerator=cpu",
+    "denoiser.base_channels=8",
+    "denoiser.norm_groups=4",
+    "loader.batch_size=16",
+    "callbacks.sample_grid.steps=2",
+    "callbacks.sample_grid.num_images=4",
+    "callbacks.evaluation.steps=[2]",
+    "callbacks.evaluation.num_samples=70",
+    "callbacks.evaluation.every_n_validations=1",
+)
+TINY_EVALUATION = ("evaluation.num_samples=70", "evaluation.grid_images=4", "sampler.steps=2,3", "sampler.eta=0,1")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    status: int
+    output: str
+    errors: str
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current directory, a shared cache, no W&B account and no colours."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DDIM_CACHE_DIR", str(cache_dir))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("WANDB_API_KEY", "HYDRA_FULL_ERROR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def run_script(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Outcome]]:
+    """`run_script("train.py", *arguments)` in this process, from an empty directory."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    def run(script: str, *arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [str(REPOSITORY / script), *arguments])
+        GlobalHydra.instance().clear()
+        output, errors, status = io.StringIO(), io.StringIO(), 0
+        with redirect_stdout(output), redirect_stderr(errors):
+            try:
+                runpy.run_path(str(REPOSITORY / script), run_name="__main__")
+            except SystemExit as exit_:
+                status = exit_.code if isinstance(exit_.code, int) else 1
+        return Outcome(status, output.getvalue(), errors.getvalue())
+
+    yield run
+    GlobalHydra.instance().clear()
+
+
+@pytest.fixture
+def run_process(workplace: Path) -> Callable[..., Outcome]:
+    """The same in a process of its own."""
+
+    def run(*command: str, timeout: float = 300) -> Outcome:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        script, *arguments = command
+        done = subprocess.run(
+            [sys.executable, str(REPOSITORY / script), *arguments],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=timeout,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
+    """The directory of a tiny training run on digits."""
+    directory = tmp_path_factory.mktemp("trained") / "outputs"
+    environment = {**os.environ, "DDIM_CACHE_DIR": str(cache_dir), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(REPOSITORY / "train.py"), *TINY_TRAINING, "logger=csv", f"output_dir={directory}"]
+    subprocess.run(command, check=True, env=environment, cwd=directory.parent, timeout=300)
+    return next((directory / "train").iterdir())

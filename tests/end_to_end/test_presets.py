@@ -1,0 +1,98 @@
+"""Every option of every config group composes, and every dataset and denoiser takes a training step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from ddim.cli import evaluation_arguments, training_arguments
+from ddim.config import evaluation_config, training_config
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONF = REPOSITORY / "conf"
+TRAINING_GROUPS = (
+    "callbacks",
+    "dataset",
+    "denoiser",
+    "experiment",
+    "logger",
+    "optimizer",
+    "recipe",
+    "sampler",
+    "schedule",
+    "trainer",
+)
+EVALUATION_GROUPS = ("evaluation", "sampler", "logger", "trainer", "schedule")
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def composed(name: str, *arguments: str):
+    rewritten = training_arguments(arguments) if name == "train" else evaluation_arguments(arguments)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, overrides=rewritten)
+
+
+def test_every_group_is_covered():
+    assert {path.name for path in CONF.iterdir() if path.is_dir()} == {*TRAINING_GROUPS, *EVALUATION_GROUPS}
+
+
+@pytest.mark.parametrize("choice", [f"{group}={name}" for group in TRAINING_GROUPS for name in options(group)])
+def test_training_presets_compose_and_check(choice):
+    extra = ["dataset.root=somewhere"] if "image_folder" in choice and choice.startswith("dataset") else []
+    training_config(composed("train", choice, *extra))
+
+
+@pytest.mark.parametrize("choice", [f"{group}={name}" for group in EVALUATION_GROUPS for name in options(group)])
+def test_evaluation_presets_compose_and_check(choice):
+    checkpoint = ["dataset=digits", "denoiser=unet_digits"] + ([] if "schedule" in choice else ["schedule=linear"])
+    evaluation_config(composed("evaluate", choice, *checkpoint))
+
+
+def test_the_paper_presets_carry_the_papers_values():
+    for name, parameters in (("cifar10", [1, 2, 2, 2]), ("celeba", [1, 2, 2, 2, 4])):
+        for arguments in ([f"experiment=ddpm_{name}"], [f"dataset={name}"]):
+            config = training_config(composed("train", *arguments))
+            assert config.dataset["name"] == name and config.denoiser["channel_mult"] == parameters
+            assert (config.loader.batch_size, config.trainer["max_steps"]) == (128, 800_000)
+            assert (config.optimizer.name, config.optimizer.lr, config.optimizer.warmup_steps) == ("adam", 2e-4, 5000)
+            assert (config.callbacks.ema.decay, config.trainer["gradient_clip_val"]) == (0.9999, 1.0)
+            assert config.denoiser["dropout"] == 0.1 and config.dataset["random_flip"]
+    assert training_config(composed("train", "dataset=cifar10")).sampler.tau == "quadratic"
+    assert training_config(composed("train", "dataset=celeba")).sampler.tau == "linear"
+
+
+@pytest.mark.parametrize("denoiser", options("denoiser"))
+def test_every_denoiser_takes_a_training_step(run_script, workplace, denoiser):
+    """At the smallest resolution its levels and attention allow; the full-size ones are the tests of the network."""
+    resolution = 32 if denoiser == "unet_lsun" else 16
+    outcome = run_script(
+        "train.py",
+        "dataset=image_folder",
+        f"dataset.root={_images(workplace / 'images')}",
+        f"denoiser={denoiser}",
+        f"dataset.resolution={resolution}",
+        "trainer.fast_dev_run=true",
+        "trainer.accelerator=cpu",
+        "loader.batch_size=2",
+        "callbacks=minimal",
+        "logger=none",
+    )
+    assert outcome.status == 0, outcome.errors
+
+
+def _images(folder: Path) -> Path:
+    import numpy as np
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 3)):
+        (folder / split).mkdir(parents=True)
+        for number in range(count):
+            pixels = generator.integers(0, 256, (40, 36, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / split / f"{number}.png")
+    return folder
