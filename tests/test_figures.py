@@ -68,10 +68,18 @@ def points(axes: Axes) -> dict[str, list[tuple[float, float]]]:
 def badly_placed_texts(figure: Figure) -> list[str]:
     """Visible texts of a figure that cover another one or leave the picture."""
     figure.canvas.draw()
-    found = [text for axes in figure.axes for text in axes.findobj(Text) if text.get_visible()]
-    boxes = [
-        (text.get_text(), text.get_window_extent()) for text in found if isinstance(text, Text) and text.get_text()
-    ]
+    boxes = []
+    for axes in figure.axes:
+        texts = [axes.xaxis.label, axes.yaxis.label]
+        of_axis = axes.xaxis.findobj(Text) + axes.yaxis.findobj(Text)
+        texts += [text for text in axes.findobj(Text) if isinstance(text, Text) and text not in of_axis]
+        for axis in (axes.xaxis, axes.yaxis):
+            # An axis keeps the labels of ticks outside its limits, which are never drawn.
+            low, high = axis.get_view_interval()
+            texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+        boxes += [
+            (text.get_text(), text.get_window_extent()) for text in texts if text.get_visible() and text.get_text()
+        ]
     assert len(boxes) > 5
     outside = [
         name for name, box in boxes if box.x0 < 0 or box.y0 < 0 or box.x1 > figure.bbox.x1 or box.y1 > figure.bbox.y1

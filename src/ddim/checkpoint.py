@@ -16,6 +16,8 @@ from ddim.errors import UserError
 CHECKPOINT_KEY = "ddim"
 GROUPS = ("dataset", "denoiser", "schedule")
 LAST, BEST = "last.ckpt", "best.ckpt"
+# The command line of a run, written when its work starts: a resumption that is refused must not change it.
+OVERRIDES_FILE = "overrides.yaml"
 
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     """The entry that `DenoisingModule` adds to every checkpoint."""
@@ -61,7 +63,7 @@ def run_directory(checkpoint: Path) -> Path:
         UserError: the checkpoint does not lie in a run directory.
     """
     directory = checkpoint.resolve().parent.parent
-    if checkpoint.resolve().parent.name != "checkpoints" or not (directory / ".hydra" / "overrides.yaml").is_file():
+    if checkpoint.resolve().parent.name != "checkpoints" or not (directory / OVERRIDES_FILE).is_file():
         raise UserError(
             f"resume={checkpoint} does not lie in the checkpoints folder of a run directory; "
             "to go on training, keep the whole directory that train.py wrote."

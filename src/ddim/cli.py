@@ -20,8 +20,10 @@ from ddim.errors import UserError
 
 # A list for these is one grid in one process; elsewhere `a,b,c` keeps Hydra's meaning, a multirun.
 GRID_KEYS = ("sampler.steps", "sampler.eta", "sampler.tau", "callbacks.evaluation.steps", "callbacks.evaluation.eta")
-# What the checkpoint supplies: a value given on the command line is an addition to an absent group.
-CHECKPOINT_GROUPS = ("dataset", "denoiser", "schedule")
+# Groups that take keys no file in conf/ lists: any argument of Lightning's Trainer (checked by name later), and in
+# evaluate.py what the checkpoint supplies.
+TRAINER = ("trainer",)
+SUPPLIED = ("dataset", "denoiser", "schedule")
 
 
 def exit_with_sentence(task: Callable[[], Any]) -> Any:
@@ -41,28 +43,39 @@ def training_arguments(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: `resume=` names nothing that can be resumed.
     """
-    rewritten = _grids_as_lists(arguments)
+    rewritten = _additions(_grids_as_lists(arguments), TRAINER)
     resume = _value_of("resume", rewritten)
     if resume in (None, "null"):
         return rewritten
-    from ddim.checkpoint import resolve_checkpoint, run_directory  # torch loads only where it is needed
+    from ddim.checkpoint import OVERRIDES_FILE, resolve_checkpoint, run_directory  # torch loads only where it is needed
 
     checkpoint = resolve_checkpoint(resume, Path(_value_of("output_dir", rewritten) or "outputs"))
     directory = run_directory(checkpoint)
-    saved = yaml.safe_load((directory / ".hydra" / "overrides.yaml").read_text()) or []
+    saved = yaml.safe_load((directory / OVERRIDES_FILE).read_text()) or []
     given = {_key(argument) for argument in rewritten}
     kept = [override for override in saved if _key(override) not in given | {"resume"}]
     rest = [argument for argument in rewritten if _key(argument) != "resume"]
-    return [*kept, *rest, f"resume={_quoted(str(checkpoint))}", f"hydra.run.dir={_quoted(str(directory))}"]
+    return [
+        *kept,
+        *rest,
+        f"resume={_quoted(str(checkpoint))}",
+        f"hydra.run.dir={_quoted(str(directory))}",
+        "hydra.output_subdir=.hydra-resumed",  # .hydra keeps saying how the run began
+    ]
 
 
 def evaluation_arguments(arguments: Sequence[str]) -> list[str]:
-    """The command line of evaluate.py as Hydra gets it: grids as lists, additions to the checkpoint's configuration."""
+    """The command line of evaluate.py as Hydra gets it: grids as lists, additions allowed."""
+    return _additions(_grids_as_lists(arguments), TRAINER + SUPPLIED)
+
+
+def _additions(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
+    """`trainer.max_time=...` -> `++trainer.max_time=...`, so that Hydra accepts keys the group's file does not have."""
     rewritten = []
-    for argument in _grids_as_lists(arguments):
-        key = _key(argument)
-        adds = key is not None and key.split(".")[0] in CHECKPOINT_GROUPS and "." in key
-        rewritten.append(f"++{argument}" if adds and not argument.startswith(("+", "~")) else argument)
+    for argument in arguments:
+        group, dot, _ = (_key(argument) or "").partition(".")
+        adds = bool(dot) and group in groups and not argument.startswith(("+", "~"))
+        rewritten.append(f"++{argument}" if adds else argument)
     return rewritten
 
 

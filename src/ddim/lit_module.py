@@ -30,7 +30,7 @@ class DenoisingModule(pl.LightningModule):
         schedule: the noise schedule the denoiser is trained on.
         optimizer: `{name, lr, betas, weight_decay, warmup_steps}`.
         weighting: of the loss over timesteps, see `ddim.diffusion.loss_weights`.
-        seed: noise, timesteps and dropout of a training step are a function of (seed, epoch, batch, rank).
+        seed: noise, timesteps and dropout of a training step are a function of (seed, number of the batch, rank).
         config: `{dataset, denoiser, schedule}` as plain data; saved with the weights.
     """
 
@@ -61,7 +61,9 @@ class DenoisingModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # A step's randomness is addressed, not remembered: a resumed run repeats it without stored generator states.
-        address = (self.seed, self.trainer.current_epoch, batch_idx, self.trainer.global_rank)
+        # `total.processed` is Lightning's one batch counter that is right wherever a checkpoint was written.
+        batch_number = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        address = (self.seed, batch_number, self.trainer.global_rank)
         torch.manual_seed(_mix(address))
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:

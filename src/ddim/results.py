@@ -165,7 +165,7 @@ def render_table(rows: Sequence[GridResult], floor: Floor | None = None, file: T
     """
     file = sys.stdout if file is None else file
     styled = file.isatty() and "utf" in (getattr(file, "encoding", None) or "").lower()
-    console = Console(file=file, force_terminal=styled, force_jupyter=False, width=None if styled else 10_000)
+    console = Console(file=file, force_terminal=styled, force_jupyter=False)
     groups = group_rows(rows)
     for differs, members in groups:
         if differs:

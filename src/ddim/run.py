@@ -25,9 +25,10 @@ from ddim.callbacks import (
     Throughput,
     TrainingEvaluation,
     TrainingProgress,
+    features_name,
     track,
 )
-from ddim.checkpoint import BEST, CHECKPOINT_KEY, LAST, read_config, resolve_checkpoint
+from ddim.checkpoint import BEST, CHECKPOINT_KEY, LAST, OVERRIDES_FILE, read_config, resolve_checkpoint
 from ddim.config import (
     EvaluateConfig,
     TrainConfig,
@@ -105,6 +106,8 @@ def train(cfg: DictConfig) -> float | None:
         datamodule.resolution,
         directory,
     )
+    if trainer.is_global_zero:
+        _save_overrides(directory)
     trainer.fit(module, datamodule, ckpt_path=config.resume, weights_only=True)
     _finish(trainer)
     log.info("Trained to step %d. Checkpoint: %s", trainer.global_step, directory / "checkpoints" / LAST)
@@ -196,9 +199,14 @@ def evaluate(cfg: DictConfig) -> None:
         print(f"\nTable     {directory / 'results.csv'}\nPictures  {directory / 'samples.png'}, {directory / 'distance.png'}")
 
 
+def _save_overrides(directory: Path) -> None:
+    overrides = [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
+    OmegaConf.save(OmegaConf.create(overrides), directory / OVERRIDES_FILE)
+
+
 def _datamodule(dataset: Mapping[str, Any], config: TrainConfig | EvaluateConfig, **loader: int) -> ImageDataModule:
     settings = {key: value for key, value in dataset.items() if key not in DATASET_DEFAULTS}
-    datamodule = build_datamodule(settings, seed=config.seed, cache_dir=Path(config.cache_dir), **loader)
+    datamodule = build_datamodule(settings, seed=config.seed, cache_dir=Path(config.cache_dir) / "data", **loader)
     datamodule.prepare_data()
     datamodule.setup("fit" if isinstance(config, TrainConfig) else "test")
     return datamodule
@@ -286,6 +294,7 @@ def _measure(
         channels=datamodule.channels,
         resolution=datamodule.resolution,
         weights_dir=Path(config.cache_dir) / "weights",
+        device=_device(config.trainer),
     )
 
     def statistics(of: str) -> ReferenceStatistics:
@@ -303,7 +312,7 @@ def _measure(
         real = statistics("test" if split == "train" else "train")
         assert real.features is not None
         values = compute_metrics(Features(real.features), reference, metrics, seed=config.seed)
-        floor = Floor(len(real.features), values, extractor.name, reference.digest)
+        floor = Floor(len(real.features), values, features_name(extractor), reference.digest)
     return Measure(extractor, reference, tuple(metrics), floor)
 
 
@@ -363,6 +372,11 @@ def _quiet() -> None:
         ".*You're resuming from a checkpoint that ended before the epoch ended.*",
     ):
         warnings.filterwarnings("ignore", pattern)
+
+
+def _device(trainer: Mapping[str, Any]) -> str:
+    """Where features of the real images are extracted, before there is a Trainer to ask."""
+    return "cuda" if torch.cuda.is_available() and trainer.get("accelerator") in ("auto", "gpu", "cuda") else "cpu"
 
 
 def _shape(datamodule: ImageDataModule) -> tuple[int, int, int]:

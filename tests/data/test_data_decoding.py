@@ -109,7 +109,7 @@ def test_exif_orientation_is_applied(random_pixels: Callable[..., np.ndarray]) -
     assert np.array_equal(decoded.transpose(1, 2, 0), np.rot90(pixels, k=-1))
 
 
-@pytest.mark.parametrize("size", [(40, 64), (65, 33), (32, 32), (101, 32), (32, 33), (97, 96)])
+@pytest.mark.parametrize("size", [(40, 64), (64, 95), (65, 33), (32, 32), (101, 32), (32, 33), (97, 96)])
 @pytest.mark.parametrize("name", ["bilinear", "bicubic", "lanczos", "box", "nearest"])
 def test_resize_and_centre_crop_equal_torchvision(
     size: tuple[int, int], name: str, random_pixels: Callable[..., np.ndarray]

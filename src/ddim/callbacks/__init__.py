@@ -1,7 +1,7 @@
 """What happens around training: the evaluation grid, sample pictures, checkpoints, progress, throughput."""
 
 from ddim.callbacks.checkpointing import LastCheckpoint
-from ddim.callbacks.evaluation import EvaluationGrid, Measure, TrainingEvaluation
+from ddim.callbacks.evaluation import EvaluationGrid, Measure, TrainingEvaluation, features_name
 from ddim.callbacks.progress import GridProgress, TrainingProgress, track
 from ddim.callbacks.sample_grid import SampleGrid
 from ddim.callbacks.throughput import Throughput
@@ -15,5 +15,6 @@ __all__ = [
     "Throughput",
     "TrainingEvaluation",
     "TrainingProgress",
+    "features_name",
     "track",
 ]

@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves `last.ckpt` every n optimizer steps and at the last one.
+    """Saves `last.ckpt` every n optimizer steps and at the last one, whatever made it the last.
 
     `ModelCheckpoint` skips the last step when it is no multiple of n, and saving after `fit` is too late: by then the
     averaged weights have replaced the raw ones. Lightning runs checkpoint callbacks after all others, so the average
@@ -26,7 +26,7 @@ class LastCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        due = step % self.every_n_steps == 0 or step == trainer.max_steps
+        due = step % self.every_n_steps == 0 or step == trainer.max_steps or trainer.should_stop
         if due and step != self.saved_step and not trainer.fast_dev_run:
             self.saved_step = step
             trainer.save_checkpoint(self.path)

@@ -256,7 +256,7 @@ def grid_result(
         num_samples=num_samples,
         compute_precision=str(trainer.precision),
         device=_device_name(module.device),
-        features=measure.extractor.name,
+        features=features_name(measure.extractor),
         resize=measure.extractor.provenance.get("resize"),
         reference=measure.reference.digest,
         reference_source=str(provenance.get("published") or "dataset"),
@@ -357,6 +357,13 @@ def _line(row: GridResult) -> str:
         f"eta {row.eta:g}{'' if row.variance == 'eta' else f' {row.variance}'}, S {row.steps}:{distance} "
         f"{row.num_samples} images in {row.seconds:.1f} s"
     )
+
+
+def features_name(extractor: FeatureExtractor) -> str:
+    """Only the published Inception weights make a FID; a distance on others must not carry its name."""
+    if extractor.provenance.get("canonical_weights", True):
+        return extractor.name
+    return f"{extractor.name} (other weights {extractor.provenance['weights_sha256'][:8]})"
 
 
 def _plain(value: Any) -> Any:
