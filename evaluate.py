@@ -1,8 +1,8 @@
 """Sample a trained denoiser over a grid of τ and η and measure it: `python evaluate.py [key=value ...]`."""
 
-import hydra
 import sys
 
+import hydra
 from omegaconf import DictConfig
 
 from ddim.cli import evaluation_arguments, exit_with_sentence

@@ -19,6 +19,7 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 # The command line of a run, written when its work starts: a resumption that is refused must not change it.
 OVERRIDES_FILE = "overrides.yaml"
 
+
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     """The entry that `DenoisingModule` adds to every checkpoint."""
     return {"format": FORMAT, "config": dict(config)}

@@ -1,7 +1,7 @@
 """Typed schemas of the configuration and the checks that run before any work starts.
 
-Hydra composes `conf/`; the dataclasses here say which keys a composed configuration may hold, of which type and range.
-`training_config` and `evaluation_config` turn a composed configuration into them or raise `UserError` with one sentence.
+Hydra composes `conf/`; the dataclasses here say which keys it may hold, of which type and range.
+`training_config` and `evaluation_config` turn a composed configuration into them or raise `UserError`: one sentence.
 """
 
 from __future__ import annotations

@@ -77,9 +77,7 @@ def grid_points(
     return points
 
 
-def _selections(
-    schedule: NoiseSchedule, steps: Any, tau: Any, prefix: str
-) -> list[tuple[int, str, tuple[int, ...]]]:
+def _selections(schedule: NoiseSchedule, steps: Any, tau: Any, prefix: str) -> list[tuple[int, str, tuple[int, ...]]]:
     if not isinstance(tau, str):
         try:
             chosen = explicit_timesteps(schedule.num_timesteps, list(tau))

@@ -51,18 +51,19 @@ class DenoisingModule(pl.LightningModule):
         self.weighting = weighting
         self.seed = seed
         self.config = dict(config or {})
-        self.quartile_losses = nn.ModuleList(MeanMetric() for _ in range(4))
+        # In a list of their own, not a ModuleList: they have no weights to average or to save.
+        self._quartile_losses = [MeanMetric() for _ in range(4)]
         self.gradient_norm: Tensor | None = None
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """ε_θ(x_t, t) for any floating x; computed in the precision the weights are in."""
-        x = x.to(dtype=self.dtype, memory_format=torch.channels_last)
-        return self.denoiser(x, t)
+        weights = next(self.denoiser.parameters())
+        return self.denoiser(x.to(weights.dtype, memory_format=torch.channels_last), t)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # A step's randomness is addressed, not remembered: a resumed run repeats it without stored generator states.
         # `total.processed` is Lightning's one batch counter that is right wherever a checkpoint was written.
-        batch_number = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        batch_number: int = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
         address = (self.seed, batch_number, self.trainer.global_rank)
         torch.manual_seed(_mix(address))
 
@@ -92,14 +93,14 @@ class DenoisingModule(pl.LightningModule):
         t = ((index.double() + 0.5) * GOLDEN_RATIO % 1 * num_timesteps).long()
         noise = NoiseSource(VALIDATION_SEED).normal("validation", index, 0, x_0.shape[1:], x_0.device)
         loss = simple_loss(self, x_0, t, noise, self.schedule)
-        for quartile, metric in enumerate(self.quartile_losses):
+        for quartile, metric in enumerate(self._quartile_losses):
             chosen = loss[t * 4 // num_timesteps == quartile]
             if len(chosen):
-                metric.update(chosen)
+                metric.to(chosen.device).update(chosen)
 
     def _log_held_out(self, stage: str) -> None:
         total, weight = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        for quartile, metric in enumerate(self.quartile_losses, start=1):
+        for quartile, metric in enumerate(self._quartile_losses, start=1):
             if metric.update_called:
                 value = metric.compute()
                 self.log(f"{stage}/loss_q{quartile}", value)

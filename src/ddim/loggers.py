@@ -42,9 +42,7 @@ def build_loggers(
     return loggers
 
 
-def _wandb(
-    config: LoggerConfig, directory: Path, job_type: str, hyperparameters: Mapping[str, Any]
-) -> WandbLogger:
+def _wandb(config: LoggerConfig, directory: Path, job_type: str, hyperparameters: Mapping[str, Any]) -> WandbLogger:
     import wandb
 
     # Before anything else: Lightning passes arguments that W&B comments on.

@@ -196,7 +196,8 @@ def evaluate(cfg: DictConfig) -> None:
     _finish(trainer)
     if trainer.is_global_zero:
         render_table(grid.results, measure.floor)
-        print(f"\nTable     {directory / 'results.csv'}\nPictures  {directory / 'samples.png'}, {directory / 'distance.png'}")
+        print(f"\nTable     {directory / 'results.csv'}")
+        print(f"Pictures  {directory / 'samples.png'}, {directory / 'distance.png'}")
 
 
 def _save_overrides(directory: Path) -> None:
@@ -235,7 +236,7 @@ def _training_callbacks(
     """In the order that matters: what samples must run before the EMA callback swaps the raw weights back."""
     part = config.callbacks
     checkpoints = directory / "checkpoints"
-    callbacks: list[Callback] = [TrainingProgress(), Throughput()]
+    callbacks: list[Callback] = [TrainingProgress(), Throughput(config.trainer.get("log_every_n_steps", 50))]
     if part.sample_grid.enabled:
         callbacks.append(
             SampleGrid(
@@ -262,9 +263,7 @@ def _training_callbacks(
             )
         )
     if part.ema.enabled:
-        callbacks.append(
-            EMAWeightAveraging(decay=part.ema.decay, update_every_n_steps=part.ema.update_every_n_steps)
-        )
+        callbacks.append(EMAWeightAveraging(decay=part.ema.decay, update_every_n_steps=part.ema.update_every_n_steps))
     if part.checkpoint.monitor is not None:
         callbacks.append(
             ModelCheckpoint(
@@ -301,7 +300,9 @@ def _measure(
         count = datamodule.num_images(of)
         return reference_statistics(
             extractor,
-            lambda: track(datamodule.images(of, batch_size=500), f"{features} statistics of {count:,} {of} images", count),
+            lambda: track(
+                datamodule.images(of, batch_size=500), f"{features} statistics of {count:,} {of} images", count
+            ),
             datamodule.provenance(of),
             Path(config.cache_dir) / "reference",
         )

@@ -27,6 +27,6 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         step = trainer.global_step
         due = step % self.every_n_steps == 0 or step == trainer.max_steps or trainer.should_stop
-        if due and step != self.saved_step and not trainer.fast_dev_run:
+        if due and step != self.saved_step:
             self.saved_step = step
             trainer.save_checkpoint(self.path)

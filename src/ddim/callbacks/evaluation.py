@@ -22,7 +22,6 @@ from ddim.metrics import FeatureExtractor, Features, ReferenceStatistics, comput
 from ddim.results import COLUMNS, Floor, GridResult, distance_name, eta_label, significant, write_results
 from ddim.show import show_image, show_summary, show_table
 
-
 # The update rule of all rows; eta and variance say which member of the family it is.
 SAMPLER = "ddim"
 
@@ -104,9 +103,7 @@ def _gather(local: tuple[Features, Tensor, float] | None, world_size: int) -> Ge
     images = torch.cat([part[1] for part in present])
     image_order = _interleaving([len(part[1]) for part in present])
     logits = None if features.logits is None else features.logits[order]
-    return Generation(
-        Features(features.features[order], logits), images[image_order], max(part[2] for part in present)
-    )
+    return Generation(Features(features.features[order], logits), images[image_order], max(part[2] for part in present))
 
 
 def _interleaving(lengths: Sequence[int]) -> Tensor:
@@ -241,10 +238,10 @@ def grid_result(
     metrics = compute_metrics(
         generation.features, measure.reference, measure.metrics, seed=identity["seed"], device=module.device
     )
-    distance = metrics.pop("frechet_distance", None)
     provenance = measure.reference.provenance
+    row: dict[str, Any] = {"frechet_distance": None, **identity, **metrics}
     return GridResult(
-        **identity,
+        **row,
         sampler=SAMPLER,
         eta=point.eta,
         variance=point.variance,
@@ -261,10 +258,8 @@ def grid_result(
         reference=measure.reference.digest,
         reference_source=str(provenance.get("published") or "dataset"),
         reference_images=measure.reference.num_images,
-        frechet_distance=distance,
         seconds=generation.seconds,
         images_per_second=num_samples / generation.seconds,
-        **metrics,
     )
 
 
@@ -352,7 +347,9 @@ def summary(rows: Sequence[GridResult], floor: Floor | None) -> dict[str, float]
 
 
 def _line(row: GridResult) -> str:
-    distance = "" if row.frechet_distance is None else f" {distance_name(row.features)} {significant(row.frechet_distance)},"
+    distance = (
+        "" if row.frechet_distance is None else f" {distance_name(row.features)} {significant(row.frechet_distance)},"
+    )
     return (
         f"eta {row.eta:g}{'' if row.variance == 'eta' else f' {row.variance}'}, S {row.steps}:{distance} "
         f"{row.num_samples} images in {row.seconds:.1f} s"

@@ -69,9 +69,10 @@ class TrainingProgress(ProgressBar):
             return
         now, step = time.perf_counter(), trainer.global_step
         if self.bar is not None:
-            # Reading the loss waits for the device; every step would serialise host and device.
-            note = self._note(trainer) if step % 10 == 0 else None
-            self.bar.update(self.task, completed=step, **({} if note is None else {"note": note}))
+            self.bar.update(self.task, completed=step)
+            if step % 10 == 0:
+                # Reading the loss waits for the device; every step would serialise host and device.
+                self.bar.update(self.task, note=self._note(trainer))
         elif now - self.last_line >= SECONDS_BETWEEN_LINES or step == trainer.max_steps:
             self.last_line = now
             self.console.print(self._line(trainer, step, now), highlight=False, soft_wrap=True)

@@ -9,12 +9,13 @@ import pytorch_lightning as pl
 
 
 class Throughput(pl.Callback):
-    """Logs `train/images_per_second` over the last logging interval, all devices together, and `train/lr`.
+    """Logs `train/images_per_second` over the last n steps, all devices together, and `train/lr`.
 
     Validation does not count: the clock starts anew after it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every_n_steps: int) -> None:
+        self.every_n_steps = every_n_steps
         self.images = 0
         self.started: float | None = None
         self.images_per_second: float | None = None
@@ -26,7 +27,7 @@ class Throughput(pl.Callback):
             self.started, self.images = time.perf_counter(), 0
             return
         self.images += len(batch["image"]) * trainer.world_size
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.global_step % self.every_n_steps == 0:
             now = time.perf_counter()
             self.images_per_second = self.images / (now - self.started)
             self.started, self.images = now, 0

@@ -109,7 +109,7 @@ def denoiser_from_checkpoint(
     available = available_weights(checkpoint)
     if weights not in available:
         # Raw weights in place of EMA cost a factor of four in FID; that must never happen silently.
-        raise UserError(f"{origin} holds no EMA weights (it was trained without EMA); evaluate the raw ones (evaluation.weights=raw)")
+        raise UserError(f"{origin} holds no EMA weights (trained without); take the raw ones: evaluation.weights=raw")
     # The EMA callback saves its average under the ordinary name and moves the raw weights aside.
     key = "current_model_state" if weights == "raw" and "ema" in available else "state_dict"
     state = _denoiser_state(checkpoint.get(key), origin)
