@@ -47,7 +47,7 @@ def latest_checkpoint(output_dir: Path) -> Path:
     found = [*output_dir.glob(f"train/*/checkpoints/{LAST}"), *output_dir.glob(f"multirun/*/*/checkpoints/{LAST}")]
     if not found:
         raise UserError(
-            f"No checkpoint under {output_dir}/train: train one with `python train.py`, or name one with checkpoint=PATH."
+            f"No checkpoint under {output_dir}/train: train one with `python train.py` or name one (checkpoint=PATH)."
         )
     return max(found, key=lambda path: (path.stat().st_mtime, str(path)))
 

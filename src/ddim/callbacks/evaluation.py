@@ -11,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ddim.callbacks.progress import GridProgress
@@ -211,12 +212,11 @@ class EvaluationGrid(pl.Callback):
         sheet = sample_sheet({key: images[:16] for key, images in sheets.items()})
         sheet.save(self.directory / "samples.png")
         show_image(trainer, "grid/samples", sheet)
-        for name, plot in (("distance", plot_distance), ("speed", plot_speed)):
-            path = self.directory / f"{name}.png"
-            if name == "distance":
-                plot_distance(self.results, self.measure.floor, path)
-            else:
-                plot_speed(self.results, path)
+        plot_distance(self.results, self.measure.floor, self.directory / "distance.png")
+        plot_speed(self.results, self.directory / "speed.png")
+        for name in ("distance", "speed"):
+            with Image.open(self.directory / f"{name}.png") as plot:
+                show_image(trainer, f"grid/{name}", plot)
         rows = [[_plain(getattr(row, column)) for column in COLUMNS] for row in self.results]
         show_table(trainer, "grid/results", COLUMNS, rows)
         show_summary(trainer, summary(self.results, self.measure.floor))
