@@ -30,7 +30,6 @@ TINY_TRAINING = (
     "callbacks.evaluation.num_samples=70",
     "callbacks.evaluation.every_n_validations=1",
 )
-TINY_EVALUATION = ("evaluation.num_samples=70", "evaluation.grid_images=4", "sampler.steps=2,3", "sampler.eta=0,1")
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,11 @@ def run_script(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
     GlobalHydra.instance().clear()
 
 
+@pytest.fixture(scope="session")
+def tiny_training() -> tuple[str, ...]:
+    return TINY_TRAINING
+
+
 @pytest.fixture
 def run_process(workplace: Path) -> Callable[..., Outcome]:
     """The same in a process of its own."""
@@ -104,3 +108,27 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Pa
     command = [sys.executable, str(REPOSITORY / "train.py"), *TINY_TRAINING, "logger=csv", f"output_dir={directory}"]
     subprocess.run(command, check=True, env=environment, cwd=directory.parent, timeout=300)
     return next((directory / "train").iterdir())
+
+
+@pytest.fixture(scope="session")
+def random_inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an Inception weights file of random values, scaled so that the signal reaches the last layer."""
+    import torch
+    from torch_fidelity import FeatureExtractorInceptionV3, feature_extractor_inceptionv3
+
+    from ddim.metrics.inception import WEIGHTS_FILE
+
+    folder = tmp_path_factory.mktemp("weights")
+    generator = torch.Generator().manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feature_extractor_inceptionv3, "load_state_dict_from_url", lambda *args, **kwargs: {})
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *args, **kwargs: None)
+        state = FeatureExtractorInceptionV3("random", ["logits"]).state_dict()
+    for key, value in state.items():
+        if value.dim() == 4:
+            fan_in = value[0].numel()
+            value.copy_(torch.randn(value.shape, generator=generator) * (2 / fan_in) ** 0.5)
+        elif key == "fc.weight":
+            value.copy_(torch.randn(value.shape, generator=generator))
+    torch.save(state, folder / WEIGHTS_FILE)
+    return folder

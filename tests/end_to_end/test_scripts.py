@@ -13,19 +13,6 @@ from PIL import Image
 from ddim.denoisers.pretrained import load_denoiser, read_checkpoint
 from ddim.results import read_results
 
-TRAINING = (
-    "trainer.max_steps=4",
-    "trainer.val_check_interval=2",
-    "trainer.log_every_n_steps=1",
-    "denoiser.base_channels=8",
-    "denoiser.norm_groups=4",
-    "loader.batch_size=16",
-    "callbacks.sample_grid.steps=2",
-    "callbacks.sample_grid.num_images=4",
-    "callbacks.evaluation.steps=[2]",
-    "callbacks.evaluation.num_samples=70",
-    "callbacks.evaluation.every_n_validations=1",
-)
 EVALUATION = ("logger=csv", "evaluation.num_samples=70", "evaluation.grid_images=4")
 
 
@@ -46,8 +33,8 @@ def logged(run: Path) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("logger", ["csv", "wandb", "tensorboard", "none"])
-def test_training_leaves_checkpoints_pictures_and_metrics(run_script, workplace, logger):
-    outcome = run_script("train.py", *TRAINING, f"logger={logger}")
+def test_training_leaves_checkpoints_pictures_and_metrics(run_script, workplace, tiny_training, logger):
+    outcome = run_script("train.py", *tiny_training, f"logger={logger}")
     assert outcome.status == 0, outcome.errors
     run = only(workplace / "outputs" / "train")
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
@@ -106,31 +93,26 @@ def test_rows_do_not_depend_on_the_batch_size(run_script, workplace, trained_run
     assert distances[0] == pytest.approx(distances[1], rel=1e-4)
 
 
-def test_a_resumed_run_ends_where_the_uninterrupted_one_ends(run_script, workplace):
+def test_a_resumed_run_ends_where_the_uninterrupted_one_ends(run_script, workplace, tiny_training):
     """Same weights, raw and averaged, bit for bit; same directory; the metrics of both parts are kept."""
-    through = run_script("train.py", *TRAINING, "logger=csv", f"hydra.run.dir={workplace / 'through'}")
-    assert through.status == 0, through.errors
-    run = workplace / "outputs" / "train" / "half"
-    first = run_script(
-        "train.py", *TRAINING, "logger=csv", "trainer.max_steps=3", f"hydra.run.dir={run}", "denoiser.dropout=0.1"
-    )
-    assert first.status == 0, first.errors
+    settings = (*tiny_training, "logger=csv", "denoiser.dropout=0.1", "dataset.random_flip=true")
+    run, whole = workplace / "outputs" / "train" / "half", workplace / "whole"
+    assert run_script("train.py", *settings, "trainer.max_steps=3", f"hydra.run.dir={run}").status == 0
+    assert run_script("train.py", *settings, f"hydra.run.dir={whole}").status == 0
+
     refused = run_script("train.py", "resume=latest", "trainer.max_steps=4", "denoiser.dropout=0.0")
     assert refused.status == 2 and "denoiser.dropout=0.0 differs from 0.1" in refused.errors
-
-    whole = workplace / "whole"
-    run_script("train.py", *TRAINING, "logger=csv", f"hydra.run.dir={whole}", "denoiser.dropout=0.1")
     resumed = run_script("train.py", "resume=latest", "trainer.max_steps=4")
     assert resumed.status == 0, resumed.errors
+
     expected, found = (read_checkpoint(path / "checkpoints" / "last.ckpt") for path in (whole, run))
     assert found["global_step"] == expected["global_step"] == 4
     for key in ("state_dict", "current_model_state"):
         assert expected[key].keys() == found[key].keys()
         for name in expected[key]:
             assert torch.equal(expected[key][name], found[key][name]), (key, name)
-    assert [float(value) for value in logged(run)["train/loss"]] == [
-        float(value) for value in logged(whole)["train/loss"]
-    ]
+    losses = [[float(value) for value in logged(path)["train/loss"]] for path in (run, whole)]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
     assert only(workplace / "outputs" / "train") == run
 
 

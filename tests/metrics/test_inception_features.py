@@ -32,27 +32,8 @@ SEED = 7
 
 
 @pytest.fixture(scope="module")
-def weights_dir(tmp_path_factory):
-    """A weights file with random values, scaled so that the signal reaches the last layer."""
-    folder = tmp_path_factory.mktemp("weights")
-    generator = torch.Generator().manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feature_extractor_inceptionv3, "load_state_dict_from_url", lambda *args, **kwargs: {})
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *args, **kwargs: None)
-        state = FeatureExtractorInceptionV3("random", ["logits"]).state_dict()
-    for key, value in state.items():
-        if value.dim() == 4:
-            fan_in = value[0].numel()
-            value.copy_(torch.randn(value.shape, generator=generator) * (2 / fan_in) ** 0.5)
-        elif key == "fc.weight":
-            value.copy_(torch.randn(value.shape, generator=generator))
-    torch.save(state, folder / WEIGHTS_FILE)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def extractor(weights_dir):
-    return build_extractor("inception-v3-compat", channels=3, resolution=32, weights_dir=weights_dir)
+def extractor(random_inception_weights):
+    return build_extractor("inception-v3-compat", channels=3, resolution=32, weights_dir=random_inception_weights)
 
 
 def images(count: int, seed: int, contrast: float) -> torch.Tensor:
@@ -88,7 +69,7 @@ def reference(extractor, tmp_path_factory):
     return reference_statistics(extractor, lambda: REAL.split(5), {"count": 10}, tmp_path_factory.mktemp("cache"))
 
 
-def test_all_metrics_equal_torch_fidelity_on_the_same_images(weights_dir, generated, reference, capfd):
+def test_all_metrics_equal_torch_fidelity_on_the_same_images(random_inception_weights, generated, reference, capfd):
     expected = torch_fidelity.calculate_metrics(
         input1=Images(GENERATED),
         input2=Images(REAL),
@@ -100,7 +81,7 @@ def test_all_metrics_equal_torch_fidelity_on_the_same_images(weights_dir, genera
         prc=True,
         kid_subset_size=10,
         feature_extractor="inception-v3-compat",
-        feature_extractor_weights_path=str(weights_dir / WEIGHTS_FILE),
+        feature_extractor_weights_path=str(random_inception_weights / WEIGHTS_FILE),
         rng_seed=SEED,
         cache=False,
         save_cpu_ram=True,
@@ -122,9 +103,9 @@ def test_all_metrics_equal_torch_fidelity_on_the_same_images(weights_dir, genera
         assert value == pytest.approx(expected[translation.get(name, name)], rel=1e-3), name
 
 
-def test_frechet_distance_equals_torchmetrics_without_antialiasing(weights_dir, generated, reference):
+def test_frechet_distance_equals_torchmetrics_without_antialiasing(random_inception_weights, generated, reference):
     metric = FrechetInceptionDistance(
-        feature=2048, antialias=False, feature_extractor_weights_path=str(weights_dir / WEIGHTS_FILE)
+        feature=2048, antialias=False, feature_extractor_weights_path=str(random_inception_weights / WEIGHTS_FILE)
     )
     metric.update(GENERATED[:4], real=False)
     metric.update(REAL[:4], real=True)
@@ -157,13 +138,13 @@ def test_greyscale_is_repeated_to_three_channels(extractor):
     torch.testing.assert_close(extractor(grey).features, extractor(grey.repeat(1, 3, 1, 1)).features)
 
 
-def test_building_leaves_random_numbers_alone_and_names_the_weights(weights_dir):
+def test_building_leaves_random_numbers_alone_and_names_the_weights(random_inception_weights):
     torch.manual_seed(3)
     state = torch.get_rng_state()
-    extractor = build_extractor("inception-v3-compat", channels=1, resolution=8, weights_dir=weights_dir)
+    extractor = build_extractor("inception-v3-compat", channels=1, resolution=8, weights_dir=random_inception_weights)
     assert torch.equal(torch.get_rng_state(), state)
     assert extractor.dim == 2048
-    sha256 = hashlib.sha256((weights_dir / WEIGHTS_FILE).read_bytes()).hexdigest()
+    sha256 = hashlib.sha256((random_inception_weights / WEIGHTS_FILE).read_bytes()).hexdigest()
     assert extractor.provenance["weights_sha256"] == sha256
     assert extractor.provenance["canonical_weights"] is False
 
@@ -209,10 +190,10 @@ class Malicious:
 
 
 @pytest.mark.parametrize("kind", ["truncated", "foreign", "pickle with code"])
-def test_bad_weights_files_are_one_sentence_and_run_nothing(kind, weights_dir, tmp_path):
+def test_bad_weights_files_are_one_sentence_and_run_nothing(kind, random_inception_weights, tmp_path):
     path = tmp_path / WEIGHTS_FILE
     if kind == "truncated":
-        path.write_bytes((weights_dir / WEIGHTS_FILE).read_bytes()[:100_000])
+        path.write_bytes((random_inception_weights / WEIGHTS_FILE).read_bytes()[:100_000])
     elif kind == "foreign":
         torch.save({"a": torch.zeros(1)}, path)
     else:
@@ -222,6 +203,6 @@ def test_bad_weights_files_are_one_sentence_and_run_nothing(kind, weights_dir, t
     assert not (tmp_path / "ran").exists()
 
 
-def test_channels_that_inception_cannot_take(weights_dir):
+def test_channels_that_inception_cannot_take(random_inception_weights):
     with pytest.raises(UserError, match="1 or 3 channels, not 4"):
-        build_extractor("inception-v3-compat", channels=4, resolution=32, weights_dir=weights_dir)
+        build_extractor("inception-v3-compat", channels=4, resolution=32, weights_dir=random_inception_weights)

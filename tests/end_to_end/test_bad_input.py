@@ -1,0 +1,378 @@
+"""What a user can get wrong: one sentence on stderr that names the key and its value, status 2, nothing written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import shutil
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+# What a sentence may call a whole number.
+WHOLE = "whole number|Integer"
+
+# arguments of train.py -> regular expressions that the sentence must match: key and value first, then what is right.
+TRAINING: dict[str, tuple[str, ...]] = {
+    "seed=-1": ("seed=-1", "from 0"),
+    "seed=text": ("seed", "text", WHOLE),
+    "seed=1.5": ("seed", r"1\.5", WHOLE),
+    "loader.batch_size=0": ("loader.batch_size=0", "at least 1"),
+    "loader.batch_size=many": ("loader.batch_size", "many", WHOLE),
+    "loader.batch_size=5000": ("loader.batch_size=5000", "1437"),
+    "loader.eval_batch_size=0": ("loader.eval_batch_size=0", "at least 1"),
+    "loader.num_workers=-1": ("loader.num_workers=-1", "at least 0"),
+    "loss.weighting=none_such": ("loss.weighting=none_such", "simple"),
+    "schedule.num_timesteps=0": ("schedule", "num_timesteps", "(?<!0)0", ">= 1|at least 1"),
+    "schedule.num_timesteps=ten": ("schedule", "num_timesteps", "ten", "integer|whole number"),
+    "schedule.beta_end=2": ("schedule", "beta_end", "2", "1"),
+    "schedule.beta_start=0.5": ("schedule", "beta_start", r"0\.5"),
+    "schedule.name=none_such": ("schedule", "none_such", "cosine"),
+    "+schedule.none_such=1": ("schedule", "none_such"),
+    "denoiser.name=none_such": ("denoiser", "none_such", "unet"),
+    "denoiser.channel_mult=[]": ("denoiser", "channel_mult", r"\[\]|\(\)"),
+    "denoiser.channel_mult=[1,2,2,2,2]": ("denoiser", "resolution", "8", "16"),
+    "denoiser.base_channels=0": ("denoiser", "base_channels", "0"),
+    "denoiser.base_channels=30": ("denoiser", "base_channels|channels", "30", "16"),
+    "denoiser.attention_resolutions=[many]": ("denoiser", "attention_resolutions", "many", "integer|whole number"),
+    "denoiser.num_res_blocks=0": ("denoiser", "num_res_blocks", "0"),
+    "denoiser.dropout=1.5": ("denoiser", "dropout", r"1\.5"),
+    "denoiser.in_channels=3": (r"denoiser\.in_channels=3", r"dataset\.channels=1"),
+    "denoiser.resolution=0": ("denoiser", "resolution", "0"),
+    "+denoiser.none_such=1": ("denoiser", "none_such"),
+    "+dataset.none_such=1": (r"dataset\.none_such", "random_flip"),
+    "+none_such=1": ("none_such",),
+    "optimizer.lr=0": ("optimizer.lr=0", "positive"),
+    "optimizer.lr=-1": ("optimizer.lr=-1", "positive"),
+    "optimizer.lr=nan": ("optimizer.lr=nan", "positive"),
+    "optimizer.lr=fast": ("optimizer.lr", "fast", "number|Float"),
+    "optimizer.betas=[0.9]": (r"optimizer\.betas", r"0\.9", "two numbers|2"),
+    "optimizer.betas=[0.9,1.5]": (r"optimizer\.betas", r"1\.5", r"\[0, 1\)"),
+    "optimizer.betas=[a,b]": (r"optimizer\.betas", "a", "number|Float"),
+    "optimizer.weight_decay=-1": (r"optimizer\.weight_decay=-1", "negative"),
+    "optimizer.warmup_steps=-1": (r"optimizer\.warmup_steps=-1", "at least 0"),
+    "optimizer.name=none_such": (r"optimizer\.name=none_such", "adam"),
+    "trainer.precision=12": (r"trainer\.precision=12", "32-true"),
+    "trainer.none_such=1": (r"trainer\.none_such=1", "Trainer"),
+    "trainer.callbacks=[]": (r"trainer\.callbacks", "set by this program"),
+    "trainer.logger=false": (r"trainer\.logger", "set by this program"),
+    "trainer.max_steps=text": (r"trainer\.max_steps=text", WHOLE),
+    "trainer.devices=0": ("trainer", "devices", "0"),
+    "trainer.accelerator=none_such": ("trainer", "accelerator", "none_such", "cpu"),
+    "trainer.strategy=none_such": ("trainer", "strategy", "none_such"),
+    "sampler.steps=0": (r"sampler\.steps=0", "from 1 to 1000"),
+    "sampler.tau=none_such": (r"sampler\.tau=none_such", "linear"),
+    "callbacks.ema.decay=1.5": (r"callbacks\.ema\.decay=1\.5", r"\[0, 1\)"),
+    "callbacks.ema.decay=nan": (r"callbacks\.ema\.decay=nan", r"\[0, 1\)"),
+    "callbacks.ema.enabled=perhaps": (r"callbacks\.ema\.enabled", "perhaps", "(?i)bool|true"),
+    "callbacks.checkpoint.mode=up": (r"callbacks\.checkpoint\.mode=up", "min"),
+    "callbacks.checkpoint.every_n_steps=0": (r"callbacks\.checkpoint\.every_n_steps=0", "at least 1"),
+    "callbacks.sample_grid.steps=0": (r"callbacks\.sample_grid\.steps=0", "from 1 to 1000"),
+    "callbacks.sample_grid.eta=[0,1]": (r"callbacks\.sample_grid\.eta=\[0, 1\]", "one value"),
+    "callbacks.sample_grid.num_images=0": (r"callbacks\.sample_grid\.num_images=0", "at least 1"),
+    "callbacks.evaluation.steps=[2000]": (r"callbacks\.evaluation\.steps=2000", "from 1 to 1000"),
+    "callbacks.evaluation.eta=2": (r"callbacks\.evaluation\.eta=2", "from 0 to 1"),
+    "callbacks.evaluation.num_samples=1": (r"callbacks\.evaluation\.num_samples=1", "at least 2"),
+    "callbacks.evaluation.features=none_such": (r"callbacks\.evaluation\.features=none_such", "pixels"),
+    "callbacks.evaluation.metrics=[none_such]": (r"callbacks\.evaluation\.metrics", "none_such", "frechet_distance"),
+    "callbacks.checkpoint.monitor=val/none_such": (r"callbacks\.checkpoint\.monitor", "val/none_such", "val/loss"),
+    "logger.name=none_such": (r"logger\.name=none_such", "wandb"),
+    "logger=wandb logger.offline=maybe": (r"logger\.offline=maybe", "auto"),
+    "resume=latest": ("resume|checkpoint", "outputs", r"train\.py"),
+    "resume=nowhere": ("resume", "nowhere", "run directory"),
+    "resume={stray}": ("resume", "{stray}", "run directory"),
+    "resume={text}": ("resume", "{text}", "run directory"),
+    "resume={run} denoiser.base_channels=16": (r"denoiser\.base_channels=16", "8", "resumed"),
+    "resume={run} schedule.num_timesteps=500": (r"schedule\.num_timesteps=500", "1000", "resumed"),
+    "resume={run} schedule=cosine": (r"schedule\.name=cosine", "linear", "resumed"),
+    "dataset=image_folder": (r"dataset\.root", "VALUE|DIR"),
+    "dataset=image_folder dataset.root=nowhere": (r"dataset\.root=nowhere", "does not exist"),
+    "dataset=image_folder dataset.root={text}": (r"dataset\.root={text}", "folder"),
+    "dataset=image_folder dataset.root={empty_folder}": (r"dataset\.root", "{empty_folder}", r"\.png"),
+    "dataset=image_folder dataset.root={imageless}": (r"dataset\.root", "{imageless}", r"\.png"),
+    "dataset=image_folder dataset.root={one_image}": (r"dataset\.root={one_image}", "test_fraction"),
+    "dataset=image_folder dataset.root={images} dataset.resolution=0": (r"dataset\.resolution=0", "at least 1"),
+    "dataset=image_folder dataset.root={images} dataset.resolution=64 loader.batch_size=2": (
+        r"dataset\.resolution=64",
+        "allow_upscale",
+    ),
+    "dataset=image_folder dataset.root={images} dataset.channels=2": (r"dataset\.channels=2", "1, 3"),
+    "dataset=image_folder dataset.root={images} dataset.resize=none_such": (r"dataset\.resize=none_such", "bilinear"),
+    "dataset=image_folder dataset.root={images} dataset.test_fraction=1": (r"dataset\.test_fraction=1", "0"),
+    "dataset=image_folder dataset.root={truncated_image} loader.batch_size=2": (r"7\.png", "on_bad_image|truncated"),
+    "dataset=image_folder dataset.root={text_image} loader.batch_size=2": (r"7\.png", "on_bad_image|not an image"),
+    "dataset=cifar10 dataset.download=false dataset.root={empty_folder}": (
+        r"dataset\.root={empty_folder}",
+        r"cifar-10-python\.tar\.gz",
+    ),
+    "dataset=cifar10 dataset.resolution=64": (r"dataset\.resolution=64", "32"),
+    "dataset=celeba dataset.download=false dataset.root={empty_folder}": (
+        r"dataset\.root={empty_folder}",
+        r"img_align_celeba\.zip",
+    ),
+    "dataset.name=none_such": (r"dataset\.name=none_such", "digits"),
+}
+
+EVALUATION: dict[str, tuple[str, ...]] = {
+    "sampler.steps=0": (r"sampler\.steps=0", "from 1 to 1000"),
+    "sampler.steps=-5": (r"sampler\.steps=-5", "from 1 to 1000"),
+    "sampler.steps=1.5": (r"sampler\.steps=1\.5", "from 1 to 1000"),
+    "sampler.steps=2000": (r"sampler\.steps=2000", "from 1 to 1000"),
+    "sampler.steps=ten": (r"sampler\.steps=ten", "from 1 to 1000"),
+    "sampler.steps=[]": (r"sampler\.steps=\[\]", "at least one"),
+    "sampler.steps=null": (r"sampler\.steps=None|sampler\.steps=null", "from 1 to 1000"),
+    "sampler.steps=true": (r"(?i)sampler\.steps=true", "from 1 to 1000"),
+    "sampler.steps=10,0": (r"sampler\.steps=0", "from 1 to 1000"),
+    "sampler.steps=10,10": (r"sampler\.steps=\[10, 10\]", "twice"),
+    "sampler.eta=-0.1": (r"sampler\.eta=-0\.1", "from 0 to 1"),
+    "sampler.eta=1.5": (r"sampler\.eta=1\.5", "from 0 to 1"),
+    "sampler.eta=0,1.5": (r"sampler\.eta=1\.5", "from 0 to 1"),
+    "sampler.eta=nan": (r"sampler\.eta=nan", "from 0 to 1"),
+    "sampler.eta=text": (r"sampler\.eta=text", "sigma_hat"),
+    "sampler.eta=[]": (r"sampler\.eta=\[\]", "at least one"),
+    "sampler.eta=null": (r"sampler\.eta=None|sampler\.eta=null", "from 0 to 1"),
+    "sampler.tau=none_such": (r"sampler\.tau=none_such", "quadratic"),
+    "sampler.tau=[10,5]": (r"sampler\.tau=\[10, 5\]", "increas"),
+    "sampler.tau=[5,5]": (r"sampler\.tau=\[5, 5\]", "increas"),
+    "sampler.tau=[0,1000]": (r"sampler\.tau=\[0, 1000\]", "999"),
+    "sampler.tau=[-1,5]": (r"sampler\.tau=\[-1, 5\]", "999"),
+    "sampler.tau=[0.5]": (r"sampler\.tau=\[0\.5\]", "integer"),
+    "sampler.tau=[]": (r"sampler\.tau=\[\]", "at least one"),
+    "sampler.tau=7": (r"sampler\.tau=7", "list"),
+    "sampler.tau=null": (r"sampler\.tau=None|sampler\.tau=null", "list"),
+    "sampler.clip_denoised=perhaps": (r"sampler\.clip_denoised", "perhaps", "(?i)bool|true"),
+    "+sampler.none_such=1": (r"sampler\.?.*none_such",),
+    "evaluation.num_samples=0": (r"evaluation\.num_samples=0", "at least 2"),
+    "evaluation.num_samples=1": (r"evaluation\.num_samples=1", "at least 2"),
+    "evaluation.num_samples=2.5": (r"evaluation\.num_samples", r"2\.5", WHOLE),
+    "evaluation.batch_size=0": (r"evaluation\.batch_size=0", "at least 1"),
+    "evaluation.loss_images=0": (r"evaluation\.loss_images=0", "at least 1"),
+    "evaluation.grid_images=0": (r"evaluation\.grid_images=0", "at least 1"),
+    "evaluation.features=none_such": (r"evaluation\.features=none_such", "pixels"),
+    "evaluation.metrics=[none_such]": (r"evaluation\.metrics", "none_such", "frechet_distance"),
+    "evaluation.metrics=fid": (r"evaluation\.metrics", "fid", "(?i)list"),
+    "evaluation.weights=none_such": (r"evaluation\.weights=none_such", "raw"),
+    "evaluation.reference_split=none_such": (r"evaluation\.reference_split=none_such", "train"),
+    "evaluation.name=none_such": (r"evaluation\.name=none_such", "grid"),
+    "evaluation.reference=nowhere.npz": (r"evaluation\.reference=nowhere\.npz", "mu and sigma"),
+    "evaluation.reference={text}": (r"evaluation\.reference", "{text}", "mu"),
+    "evaluation.reference={wrong_dimension}": (r"evaluation\.reference", "{wrong_dimension}", "3", "128|features"),
+    "evaluation.reference={no_sigma}": (r"evaluation\.reference", "{no_sigma}", "sigma"),
+    "evaluation.reference={payload_npz}": (r"evaluation\.reference", "{payload_npz}"),
+    "checkpoint=nowhere": ("checkpoint", "nowhere", "run directory"),
+    "checkpoint={empty}": ("checkpoint", "{empty}", "empty"),
+    "checkpoint={text}": ("checkpoint", "{text}", r"\.ckpt"),
+    "checkpoint={truncated}": ("checkpoint", "{truncated}", "complete|intact"),
+    "checkpoint={flipped}": ("checkpoint", "{flipped}", "intact"),
+    "checkpoint={empty_folder}": ("{empty_folder}", r"last\.ckpt", "run directory"),
+    "checkpoint={foreign}": ("checkpoint", "{foreign}"),
+    "checkpoint={payload}": ("checkpoint", "{payload}"),
+    "checkpoint={payload_pickle}": ("checkpoint", "{payload_pickle}"),
+    "checkpoint={other_format}": ("checkpoint", "{other_format}", "99"),
+    "checkpoint={no_schedule}": ("checkpoint", "{no_schedule}", "schedule"),
+    "checkpoint={no_weights}": ("{no_weights}", "weights"),
+    "checkpoint={without_ema}": ("{without_ema}", r"evaluation\.weights=raw"),
+    "checkpoint=null": ("checkpoint", "null|None"),
+    "denoiser.base_channels=16": ("denoiser", "16"),
+    "denoiser.in_channels=3": ("denoiser", "3"),
+    "schedule.num_timesteps=0": ("schedule", "num_timesteps", ">= 1|at least 1"),
+    "schedule.name=none_such": ("schedule", "none_such", "cosine"),
+    "dataset.none_such=1": (r"dataset\.none_such", "random_flip"),
+    "dataset=image_folder dataset.root=nowhere": (r"dataset\.root=nowhere", "does not exist"),
+    "dataset.resolution=0": (r"dataset\.resolution", "0"),
+    "trainer.precision=12": (r"trainer\.precision=12", "32-true"),
+    "trainer.none_such=1": (r"trainer\.none_such=1", "Trainer"),
+    "trainer.accelerator=none_such": ("trainer", "accelerator", "none_such", "cpu"),
+    "seed=-1": ("seed=-1", "from 0"),
+    "logger=wandb logger.offline=maybe": (r"logger\.offline=maybe", "auto"),
+}
+
+
+class Payload:
+    """Pickled, it asks whoever unpickles it to make a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def largest_record(checkpoint: Path) -> int:
+    """Where the bytes of the largest weight begin in the file: its local header is 30 bytes, a name and a padding."""
+    with zipfile.ZipFile(checkpoint) as archive:
+        entry = max(archive.infolist(), key=lambda entry: entry.file_size)
+    header = checkpoint.read_bytes()[entry.header_offset :][:30]
+    return entry.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+
+
+def save_images(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 36, 40, 3), dtype=np.uint8)
+    for number in range(count):
+        Image.fromarray(pixels[number]).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bad_files(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> dict[str, Path]:
+    """Name -> a file or folder with something wrong about it (`run` and `images` are good ones)."""
+    folder = tmp_path_factory.mktemp("bad")
+    good = trained_run / "checkpoints" / "last.ckpt"
+    content = good.read_bytes()
+    paths = {
+        name: folder / f"{name}.ckpt"
+        for name in ("stray", "empty", "text", "truncated", "flipped", "foreign", "payload", "payload_pickle")
+    }
+    shutil.copy(good, paths["stray"])
+    paths["empty"].touch()
+    paths["text"].write_text("not a checkpoint\n" * 40)
+    paths["truncated"].write_bytes(content[: len(content) // 2])
+    weight = largest_record(good)
+    paths["flipped"].write_bytes(content[:weight] + bytes([content[weight] ^ 1]) + content[weight + 1 :])
+    torch.save({"state_dict": {"weight": torch.zeros(2)}}, paths["foreign"])
+    payload = Payload(folder / "executed")
+    torch.save({"ddim": {"format": 1}, "state_dict": payload}, paths["payload"])
+    paths["payload_pickle"].write_bytes(pickle.dumps(payload))
+
+    for name in ("other_format", "no_schedule", "no_weights", "without_ema"):
+        checkpoint = torch.load(good, weights_only=True)
+        if name == "other_format":
+            checkpoint["ddim"]["format"] = 99
+        elif name == "no_schedule":
+            del checkpoint["ddim"]["config"]["schedule"]
+        elif name == "no_weights":
+            checkpoint["state_dict"] = {}
+        else:
+            checkpoint["state_dict"] = checkpoint.pop("current_model_state")
+        paths[name] = folder / f"{name}.ckpt"
+        torch.save(checkpoint, paths[name])
+
+    for name, arrays in (
+        ("wrong_dimension", {"mu": np.zeros(3), "sigma": np.eye(3)}),
+        ("no_sigma", {"mu": np.zeros(128)}),
+        ("payload_npz", {"mu": np.array([payload], dtype=object), "sigma": np.eye(3)}),
+    ):
+        paths[name] = folder / f"{name}.npz"
+        np.savez(paths[name], **arrays)
+
+    for name in ("empty_folder", "imageless"):
+        paths[name] = folder / name
+        paths[name].mkdir()
+    (paths["imageless"] / "notes.txt").write_text("no picture")
+    paths["one_image"] = save_images(folder / "one_image", 1)
+    for name in ("images", "truncated_image", "text_image"):
+        paths[name] = save_images(folder / name, 12)
+    image = paths["truncated_image"] / "7.png"
+    image.write_bytes(image.read_bytes()[:500])
+    (paths["text_image"] / "7.png").write_text("not an image")
+    paths["run"] = folder / "outputs" / "train" / "run"
+    shutil.copytree(trained_run, paths["run"])
+    return paths
+
+
+def results_of_work(*folders: Path) -> dict[Path, tuple[int, int]]:
+    """Checkpoints, results and pictures below the folders, with what tells whether they were written again."""
+    patterns = ("*.ckpt", "results.*", "samples*.png")
+    found = [path for folder in folders for pattern in patterns for path in folder.rglob(pattern)]
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in found}
+
+
+@pytest.fixture
+def check(run_script, workplace, bad_files):
+    """Runs a script and holds what it says against patterns in which {name} stands for a bad file's path."""
+
+    def run_and_check(script: str, arguments: list[str], patterns: tuple[str, ...]) -> None:
+        folder = bad_files["run"].parents[2]
+        before = results_of_work(workplace, folder)
+        outcome = run_script(script, *(argument.format(**bad_files) for argument in arguments))
+        assert outcome.status == 2, f"status {outcome.status}: {outcome.errors or outcome.output}"
+        lines = outcome.errors.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("error: "), outcome.errors
+        assert "Traceback" not in outcome.output
+        for pattern in patterns:
+            literal = re.sub(r"\{(\w+)\}", lambda match: re.escape(str(bad_files[match[1]])), pattern)
+            assert re.search(literal, lines[0].removeprefix("error: ")), f"no {pattern!r} in: {lines[0]}"
+        assert results_of_work(workplace, folder) == before
+        assert not (folder / "executed").exists(), "the payload was executed"
+
+    return run_and_check
+
+
+# What is not under test, small: a case that is wrongly accepted must not train for minutes.
+TINY = [
+    "trainer.max_steps=1",
+    "trainer.val_check_interval=1",
+    "trainer.accelerator=cpu",
+    "denoiser.base_channels=8",
+    "denoiser.norm_groups=4",
+    "callbacks=minimal",
+    "logger=none",
+]
+
+
+def with_defaults(arguments: str, defaults: list[str]) -> list[str]:
+    given = arguments.split()
+    keys = {argument.partition("=")[0] for argument in given}
+    return [*(default for default in defaults if default.partition("=")[0] not in keys), *given]
+
+
+@pytest.mark.parametrize("arguments", TRAINING)
+def test_training_refuses(check, arguments):
+    defaults = TINY
+    if "resume={run}" in arguments:
+        defaults = []
+    elif "base_channels=30" in arguments:
+        defaults = [*TINY[:3], "denoiser.norm_groups=16", *TINY[-2:]]
+    elif "callbacks.evaluation" in arguments or "callbacks.sample_grid" in arguments:
+        defaults = [default for default in TINY if default != "callbacks=minimal"]
+    check("train.py", with_defaults(arguments, defaults), TRAINING[arguments])
+
+
+@pytest.mark.parametrize("arguments", EVALUATION)
+def test_evaluation_refuses(check, trained_run, arguments):
+    defaults = [
+        f"checkpoint={trained_run}",
+        "evaluation.num_samples=70",
+        "evaluation.grid_images=4",
+        "sampler.steps=2",
+        "sampler.eta=0",
+        "logger=none",
+    ]
+    check("evaluate.py", with_defaults(arguments, defaults), EVALUATION[arguments])
+
+
+def test_evaluation_without_any_run(check):
+    check("evaluate.py", [], ("checkpoint=PATH", "outputs", r"train\.py"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_an_accelerator_that_is_not_there(check, trained_run, script):
+    more = [f"checkpoint={trained_run}"] if script == "evaluate.py" else TINY[3:]
+    check(script, [*more, "trainer.accelerator=gpu", "logger=none"], (r"trainer\.accelerator=gpu", "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("script", "argument", "hint"),
+    [
+        ("train.py", "dataset=none_such", "digits"),
+        ("train.py", "denoiser=none_such", "unet_digits"),
+        ("train.py", "optimizer.learning_rate=1", "optimizer.learning_rate"),
+        ("evaluate.py", "sampler=none_such", "generalized"),
+        ("evaluate.py", "evaluation.none_such=1", "evaluation.none_such"),
+    ],
+)
+def test_what_hydra_refuses_names_the_choices_without_a_traceback(run_script, workplace, script, argument, hint):
+    outcome = run_script(script, argument)
+    assert outcome.status != 0
+    assert argument.partition("=")[0] in outcome.errors and hint in outcome.errors, outcome.errors
+    assert "Traceback" not in outcome.errors + outcome.output
+    assert not results_of_work(workplace)
