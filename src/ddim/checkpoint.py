@@ -52,8 +52,10 @@ def latest_checkpoint(output_dir: Path) -> Path:
     return max(found, key=lambda path: (path.stat().st_mtime, str(path)))
 
 
-def resolve_checkpoint(source: str, output_dir: Path) -> Path:
+def resolve_checkpoint(source: str | None, output_dir: Path) -> Path:
     """`latest`, a run directory or a .ckpt as the path of a checkpoint file. Raises `UserError` if there is none."""
+    if source is None:
+        raise UserError("checkpoint=null names none; give latest, a run directory or a .ckpt file.")
     return latest_checkpoint(output_dir) if source == "latest" else find_checkpoint(source)
 
 

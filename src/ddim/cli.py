@@ -60,7 +60,7 @@ def training_arguments(arguments: Sequence[str]) -> list[str]:
         *rest,
         f"resume={_quoted(str(checkpoint))}",
         f"hydra.run.dir={_quoted(str(directory))}",
-        "hydra.output_subdir=.hydra-resumed",  # .hydra keeps saying how the run began
+        "hydra.output_subdir=null",  # a resumption that is refused must not change the run
     ]
 
 

@@ -25,6 +25,8 @@ from ddim.metrics import FEATURES, METRICS
 OPTIMIZERS = ("adam", "adamw")
 LOGGERS = ("wandb", "csv", "tensorboard", "none")
 WEIGHTINGS = ("simple", "min_snr", "snr_truncated")
+# The one number of a metric that a best checkpoint may be chosen by.
+MONITORED = {"frechet_distance": "frechet_distance", "kid": "kid_mean", "inception_score": "inception_score_mean"}
 PRECISIONS = ("64-true", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
 
 
@@ -233,6 +235,7 @@ def training_config(cfg: DictConfig) -> TrainConfig:
     config = _typed(TrainConfig, cfg)
     for part in (config.loader, config.loss, config.optimizer, config.callbacks, config.logger):
         part.check()
+    _check_monitor(config.callbacks)
     _check_seed(config.seed)
     _check_trainer(config.trainer)
     schedule = build_schedule(config.schedule)
@@ -254,6 +257,23 @@ def evaluation_config(cfg: DictConfig) -> EvaluateConfig:
     _check_trainer(config.trainer)
     config.sampler.points(build_schedule(config.schedule))
     return config
+
+
+def _check_monitor(callbacks: CallbacksConfig) -> None:
+    """Lightning looks for the monitored value after the first validation, hours later."""
+    monitor, part = callbacks.checkpoint.monitor, callbacks.evaluation
+    losses = ("val/loss", *(f"val/loss_q{quartile}" for quartile in range(1, 5)))
+    if monitor is None or monitor in losses:
+        return
+    measured = [f"val/{MONITORED[name]}" for name in part.metrics if name in MONITORED] if part.enabled else []
+    if monitor not in measured:
+        known = ", ".join((*losses, *measured))
+        raise UserError(f"callbacks.checkpoint.monitor={monitor} is not measured while training; known are {known}.")
+    if part.every_n_validations != 1:
+        raise UserError(
+            f"callbacks.checkpoint.monitor={monitor} needs callbacks.evaluation.every_n_validations=1, "
+            f"not {part.every_n_validations}: the best checkpoint is chosen at every validation."
+        )
 
 
 def build_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
@@ -291,6 +311,9 @@ def _typed(schema: type, cfg: DictConfig) -> Any:
         plain = OmegaConf.to_container(cfg, resolve=True)
         assert isinstance(plain, dict)
         known = {item.name for item in fields(schema)}
+        for item in fields(schema):
+            if plain.get(item.name, item) is None and "None" not in str(item.type):
+                raise UserError(f"{item.name}=null is not possible here; leave it out or choose an option.")
         values = {key: value for key, value in plain.items() if key in known}
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
     except OmegaConfBaseException as error:
@@ -307,6 +330,14 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
             raise UserError(f"trainer.{key}={trainer[key]} is not an argument of pytorch_lightning.Trainer.")
         if key in managed:
             raise UserError(f"trainer.{key}={trainer[key]} is set by this program and cannot be given.")
+    for key, least in (("log_every_n_steps", 0), ("accumulate_grad_batches", 1), ("val_check_interval", 1)):
+        value = trainer.get(key, least)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise UserError(f"trainer.{key}={value} must be a whole number of at least {least}.")
+        _at_least(f"trainer.{key}", value, least)
+    clip = trainer.get("gradient_clip_val")
+    if clip is not None and (isinstance(clip, str) or not clip >= 0):
+        raise UserError(f"trainer.gradient_clip_val={clip} must be a number of at least 0; 0 or null is off.")
     precision = trainer.get("precision", "32-true")
     _one_of("trainer.precision", str(precision), PRECISIONS)
 

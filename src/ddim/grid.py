@@ -59,7 +59,7 @@ def grid_points(
         schedule: decides which timesteps there are.
         steps: S or a list of them; not used when `tau` is an explicit list.
         etas: values in [0, 1], "sigma_hat" or "sigma_hat_official", or a list of them.
-        tau: the spacing's name or an explicit increasing list of timesteps.
+        tau: a spacing's name, several of them, or one explicit increasing list of timesteps.
         prefix: where these values stand in the configuration, for the error messages.
 
     Raises:
@@ -78,6 +78,10 @@ def grid_points(
 
 
 def _selections(schedule: NoiseSchedule, steps: Any, tau: Any, prefix: str) -> list[tuple[int, str, tuple[int, ...]]]:
+    if isinstance(tau, Sequence) and not isinstance(tau, str) and tau and all(isinstance(name, str) for name in tau):
+        return [selection for name in tau for selection in _selections(schedule, steps, name, prefix)]
+    if not isinstance(tau, str | Sequence):
+        raise UserError(f"{prefix}.tau={tau} must be one of {', '.join(SPACINGS)} or a list of timesteps.")
     if not isinstance(tau, str):
         try:
             chosen = explicit_timesteps(schedule.num_timesteps, list(tau))

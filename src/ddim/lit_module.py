@@ -10,11 +10,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric
 
 from ddim.checkpoint import CHECKPOINT_KEY, describe
 from ddim.data import to_model_space, to_uint8
 from ddim.diffusion import NoiseSchedule, NoiseSource, sample, simple_loss
+from ddim.errors import UserError
 from ddim.grid import GridPoint
 
 # Validation noise does not depend on the run's seed: its losses are comparable between runs.
@@ -51,8 +51,8 @@ class DenoisingModule(pl.LightningModule):
         self.weighting = weighting
         self.seed = seed
         self.config = dict(config or {})
-        # In a list of their own, not a ModuleList: they have no weights to average or to save.
-        self._quartile_losses = [MeanMetric() for _ in range(4)]
+        # Sum and count of the held-out losses by quartile of t.
+        self._quartiles = torch.zeros(4, 2)
         self.gradient_norm: Tensor | None = None
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -90,24 +90,25 @@ class DenoisingModule(pl.LightningModule):
         """Loss with the noise and the timestep fixed by the image's index."""
         x_0, index = to_model_space(batch["image"]), batch["index"]
         num_timesteps = self.schedule.num_timesteps
-        t = ((index.double() + 0.5) * GOLDEN_RATIO % 1 * num_timesteps).long()
+        # In float64 on the CPU: some accelerators have none, and the timesteps must be the same everywhere.
+        t = ((index.cpu().double() + 0.5) * GOLDEN_RATIO % 1 * num_timesteps).long()
         noise = NoiseSource(VALIDATION_SEED).normal("validation", index, 0, x_0.shape[1:], x_0.device)
-        loss = simple_loss(self, x_0, t, noise, self.schedule)
-        for quartile, metric in enumerate(self._quartile_losses):
-            chosen = loss[t * 4 // num_timesteps == quartile]
-            if len(chosen):
-                metric.to(chosen.device).update(chosen)
+        loss = simple_loss(self, x_0, t.to(x_0.device), noise, self.schedule)
+        entries = torch.stack([loss.float().cpu(), torch.ones(len(loss))], dim=1)
+        self._quartiles.index_add_(0, t * 4 // num_timesteps, entries)
 
     def _log_held_out(self, stage: str) -> None:
-        total, weight = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        for quartile, metric in enumerate(self._quartile_losses, start=1):
-            if metric.update_called:
-                value = metric.compute()
-                self.log(f"{stage}/loss_q{quartile}", value)
-                total, weight = total + value, weight + 1
-            metric.reset()
+        # One reduction for all quartiles: on several devices some may have seen none of a quartile.
+        gathered = self.all_gather(self._quartiles.to(self.device))
+        assert isinstance(gathered, Tensor)
+        sums = gathered.reshape(-1, 4, 2).sum(0).cpu()
+        self._quartiles.zero_()
+        means = sums[:, 0] / sums[:, 1]
+        for quartile, mean in enumerate(means, start=1):
+            if sums[quartile - 1, 1] > 0:
+                self.log(f"{stage}/loss_q{quartile}", mean)
         # Quartiles count alike, so that the number does not depend on how many images fell into each.
-        self.log(f"{stage}/loss", total / weight, prog_bar=True)
+        self.log(f"{stage}/loss", means[sums[:, 1] > 0].mean(), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config
@@ -132,7 +133,8 @@ class DenoisingModule(pl.LightningModule):
         if gradient_clip_val is not None and gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        limit = gradient_clip_val if gradient_clip_val is not None else float("inf")
+        # 0 means off, as Lightning has it; scaling the gradients to norm 0 would stop training silently.
+        limit = gradient_clip_val or float("inf")
         self.gradient_norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), limit)
         self.log("train/gradient_norm", self.gradient_norm)
 
@@ -158,6 +160,11 @@ class DenoisingModule(pl.LightningModule):
                 clip_denoised=point.clip_denoised,
                 noise=noise.bind(indices),
             )
+            if not torch.isfinite(x_0).all():
+                raise UserError(
+                    f"The samples at step {self.global_step} are not finite numbers: training has diverged; "
+                    "lower optimizer.lr or lengthen optimizer.warmup_steps."
+                )
             return to_uint8(x_0)
 
 

@@ -37,7 +37,7 @@ def build_loggers(
             loggers.append(TensorBoardLogger(directory, name="tensorboard", version=""))
         except ModuleNotFoundError as error:
             raise UserError("logger=tensorboard needs the package tensorboard: pip install tensorboard") from error
-    if config.name == "wandb":
+    if config.name == "wandb" and os.environ.get("WANDB_MODE") != "disabled":
         loggers.append(_wandb(config, directory, job_type, hyperparameters))
     return loggers
 
@@ -70,6 +70,8 @@ def _wandb(config: LoggerConfig, directory: Path, job_type: str, hyperparameters
         # Settings win over WANDB_MODE, which W&B read before anybody asked for offline.
         settings=wandb.Settings(mode="offline" if offline else "online"),
     )
+    if not offline:
+        log.info("W&B: %s", logger.experiment.url)
     directory.mkdir(parents=True, exist_ok=True)
     id_file.write_text(run_id + "\n")
     return logger

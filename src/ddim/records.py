@@ -72,6 +72,7 @@ class GridResult:
     inception_score_mean: float | None = None
     inception_score_std: float | None = None
     clip_denoised: bool | None = None
+    schedule: str | None = None
     compute_precision: str | None = None
     device: str | None = None
     resize: str | None = None
@@ -152,6 +153,7 @@ def provenance(row: GridResult) -> dict[str, str]:
         "dataset": row.dataset,
         "checkpoint": row.checkpoint,
         "weights": row.weights,
+        "schedule": row.schedule,
         "sampler": row.sampler,
         "τ": tau,
         "clip_denoised": None if row.clip_denoised is None else str(row.clip_denoised).lower(),

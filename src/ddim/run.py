@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,8 +12,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 import ddim
 from ddim.callbacks import (
@@ -25,6 +26,7 @@ from ddim.callbacks import (
     Throughput,
     TrainingEvaluation,
     TrainingProgress,
+    WeightEma,
     features_name,
     track,
 )
@@ -107,10 +109,11 @@ def train(cfg: DictConfig) -> float | None:
         directory,
     )
     if trainer.is_global_zero:
-        _save_overrides(directory)
+        _save_command(cfg, directory)
     trainer.fit(module, datamodule, ckpt_path=config.resume, weights_only=True)
     _finish(trainer)
-    log.info("Trained to step %d. Checkpoint: %s", trainer.global_step, directory / "checkpoints" / LAST)
+    last = directory / "checkpoints" / LAST
+    log.info("Trained to step %d. Checkpoint: %s", trainer.global_step, last if last.is_file() else "none")
     loss = trainer.callback_metrics.get("val/loss")
     return None if loss is None else float(loss)
 
@@ -121,11 +124,11 @@ def evaluate(cfg: DictConfig) -> None:
     Raises:
         UserError: anything the user can put right, before the first sample.
     """
-    path = resolve_checkpoint(str(cfg.checkpoint), Path(cfg.output_dir))
+    path = resolve_checkpoint(cfg.checkpoint, Path(cfg.output_dir))
     checkpoint = read_checkpoint(path)
     OmegaConf.set_struct(cfg, False)
     for group, stored in read_config(checkpoint, path).items():
-        cfg[group] = _overlaid(stored, cfg.get(group))
+        cfg[group] = _overlaid(group, stored, cfg.get(group))
     config = evaluation_config(cfg)
     part = config.evaluation
     directory = Path(HydraConfig.get().runtime.output_dir)
@@ -136,13 +139,14 @@ def evaluate(cfg: DictConfig) -> None:
         config.dataset,
         config,
         batch_size=1,
-        eval_batch_size=min(part.batch_size, part.loss_images),
+        eval_batch_size=part.batch_size,
         num_workers=0,
     )
+    datamodule.test_limit = part.loss_images
     # The command line may have changed what the weights do not decide, such as the resolution.
     checkpoint[CHECKPOINT_KEY]["config"]["denoiser"] = config.denoiser
     denoiser = denoiser_from_checkpoint(checkpoint, part.weights, origin=path)
-    _check_channels(denoiser, datamodule)
+    _check_shape(denoiser, datamodule)
     schedule = build_schedule(config.schedule)
     measure = _measure(
         part.features,
@@ -178,7 +182,7 @@ def evaluate(cfg: DictConfig) -> None:
         },
     )
     trainer = _trainer(
-        {**config.trainer, "limit_test_batches": math.ceil(part.loss_images / min(part.batch_size, part.loss_images))},
+        config.trainer,
         directory,
         callbacks=[grid],
         logger=build_loggers(config.logger, directory, job_type="evaluate", hyperparameters=_plain(cfg)),
@@ -200,9 +204,10 @@ def evaluate(cfg: DictConfig) -> None:
         print(f"Pictures  {directory / 'samples.png'}, {directory / 'distance.png'}")
 
 
-def _save_overrides(directory: Path) -> None:
+def _save_command(cfg: DictConfig, directory: Path) -> None:
     overrides = [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
     OmegaConf.save(OmegaConf.create(overrides), directory / OVERRIDES_FILE)
+    OmegaConf.save(cfg, directory / "config.yaml")
 
 
 def _datamodule(dataset: Mapping[str, Any], config: TrainConfig | EvaluateConfig, **loader: int) -> ImageDataModule:
@@ -218,15 +223,20 @@ def _denoiser(config: Mapping[str, Any], datamodule: ImageDataModule) -> UNet:
         denoiser = build_denoiser(config)
     except (ValueError, TypeError) as error:
         raise UserError(f"denoiser cannot be built: {error}") from error
-    _check_channels(denoiser, datamodule)
+    _check_shape(denoiser, datamodule)
     return denoiser
 
 
-def _check_channels(denoiser: UNet, datamodule: ImageDataModule) -> None:
+def _check_shape(denoiser: UNet, datamodule: ImageDataModule) -> None:
     if denoiser.config["in_channels"] != datamodule.channels:
         raise UserError(
             f"denoiser.in_channels={denoiser.config['in_channels']} does not fit dataset {datamodule.name} with "
             f"dataset.channels={datamodule.channels}; they must be the same."
+        )
+    if denoiser.config["resolution"] != datamodule.resolution:
+        raise UserError(
+            f"denoiser.resolution={denoiser.config['resolution']} does not fit dataset {datamodule.name} with "
+            f"dataset.resolution={datamodule.resolution}; they must be the same."
         )
 
 
@@ -263,7 +273,7 @@ def _training_callbacks(
             )
         )
     if part.ema.enabled:
-        callbacks.append(EMAWeightAveraging(decay=part.ema.decay, update_every_n_steps=part.ema.update_every_n_steps))
+        callbacks.append(WeightEma(decay=part.ema.decay, update_every_n_steps=part.ema.update_every_n_steps))
     if part.checkpoint.monitor is not None:
         callbacks.append(
             ModelCheckpoint(
@@ -328,20 +338,27 @@ def _check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> Non
                 )
 
 
-def _overlaid(stored: Mapping[str, Any], given: Any) -> DictConfig:
-    """A checkpoint's group with what the command line said of it; another option of the group replaces it."""
+def _overlaid(group: str, stored: Mapping[str, Any], given: DictConfig | None) -> DictConfig:
+    """A checkpoint's group with what the command line said of it.
+
+    Another option replaces the group. The checkpoint's own option, named once more, changes nothing by itself: its
+    file's defaults are not what the checkpoint was trained with.
+    """
+    base = OmegaConf.create(dict(stored))
     if given is None:
-        return OmegaConf.create(dict(stored))
-    if "name" in given and given.get("name") != stored.get("name"):
+        return base
+    if given.get("name", stored.get("name")) != stored.get("name"):
         return given
-    merged = OmegaConf.merge(OmegaConf.create(dict(stored)), given)
-    assert isinstance(merged, DictConfig)
-    return merged
+    typed = [text.lstrip("+").partition("=")[0] for text in HydraConfig.get().overrides.task]
+    for key in given:
+        if f"{group}.{key!s}" in typed:
+            base[str(key)] = given[key]
+    return base
 
 
 def _trainer(arguments: Mapping[str, Any], directory: Path, **managed: Any) -> pl.Trainer:
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             **arguments,
             **managed,
             default_root_dir=directory,
@@ -350,8 +367,15 @@ def _trainer(arguments: Mapping[str, Any], directory: Path, **managed: Any) -> p
             enable_model_summary=False,
         )
     except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(f"trainer={dict(arguments)} is not usable: {reason}.") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"The trainer cannot be built from trainer.*: {reason}.") from error
+    local_processes = isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
+    if local_processes and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError(
+            f"trainer.devices={arguments.get('devices')} with -m: every process would run the whole sweep; "
+            "take one device per job, or leave -m out (lists are then one grid)."
+        )
+    return trainer
 
 
 def _finish(trainer: pl.Trainer) -> None:
@@ -367,6 +391,7 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for pattern in (
         ".*LeafSpec.* is deprecated.*",
+        ".*recommended to use `self.log.*sync_dist=True.*",
         ".*does not have many workers.*",
         ".*The number of training batches.*is smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",

@@ -70,7 +70,7 @@ def test_evaluation_writes_the_grid(run_script, workplace, trained_run):
         assert row.inception_score_mean is None
     assert results.floor.num_images == 360
     assert results.extra["config"]["dataset"]["name"] == "digits"
-    for name in ("samples.png", "distance.png", "speed.png", "samples/eta0-steps0002.png"):
+    for name in ("samples.png", "distance.png", "speed.png", "samples/eta0.000-steps0002.png"):
         assert Image.open(directory / name).size[0] > 100
     assert "\x1b[" not in outcome.output
     assert f"{results.rows[0].frechet_distance:.0f}"[:2] in outcome.output

@@ -1,5 +1,6 @@
 """What happens around training: the evaluation grid, sample pictures, checkpoints, progress, throughput."""
 
+from ddim.callbacks.averaging import WeightEma
 from ddim.callbacks.checkpointing import LastCheckpoint
 from ddim.callbacks.evaluation import EvaluationGrid, Measure, TrainingEvaluation, features_name
 from ddim.callbacks.progress import GridProgress, TrainingProgress, track
@@ -15,6 +16,7 @@ __all__ = [
     "Throughput",
     "TrainingEvaluation",
     "TrainingProgress",
+    "WeightEma",
     "features_name",
     "track",
 ]

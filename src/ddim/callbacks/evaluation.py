@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddim.callbacks.progress import GridProgress
-from ddim.diffusion import NoiseSource
+from ddim.diffusion import NoiseSchedule, NoiseSource
 from ddim.figures import image_grid, plot_distance, plot_speed, sample_sheet
 from ddim.grid import GridPoint
 from ddim.lit_module import DenoisingModule
@@ -76,9 +76,9 @@ def generate(
     Returns on every process: the features in the order of the samples, the first `keep_images` images (uint8), and
     the seconds spent sampling (feature extraction apart) by the slowest process.
     """
-    mine = torch.arange(trainer.global_rank, num_samples, trainer.world_size)
+    mine = torch.tensor(range(trainer.global_rank, num_samples, trainer.world_size), dtype=torch.long)
     seconds, parts, kept = 0.0, [], []
-    for indices in mine.split(batch_size):
+    for indices in mine.split(batch_size) if len(mine) else ():
         _synchronise(module.device)
         began = time.perf_counter()
         with sampling_context(trainer, module):
@@ -204,9 +204,8 @@ class EvaluationGrid(pl.Callback):
         folder = self.directory / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         picture = image_grid(images, max(1, round(len(images) ** 0.5)))
-        name = f"{result.variance if result.variance != 'eta' else f'eta{result.eta:g}'}-steps{result.steps:04d}"
-        picture.save(folder / f"{name}.png")
-        show_image(trainer, f"samples/{name}", picture, _line(result))
+        picture.save(folder / f"{point_key(result).replace('/', '-')}.png")
+        show_image(trainer, f"samples/{point_key(result)}", picture, _line(result))
 
     def _save_grid(self, trainer: pl.Trainer, sheets: Mapping[tuple[str, int], Tensor]) -> None:
         sheet = sample_sheet({key: images[:16] for key, images in sheets.items()})
@@ -227,7 +226,7 @@ def grid_result(
     generation: Generation,
     measure: Measure,
     trainer: pl.Trainer,
-    module: pl.LightningModule,
+    module: DenoisingModule,
     *,
     num_samples: int,
     identity: Mapping[str, Any],
@@ -250,6 +249,7 @@ def grid_result(
         nfe=point.nfe,
         timesteps=point.timesteps,
         clip_denoised=point.clip_denoised,
+        schedule=describe_schedule(module.schedule),
         num_samples=num_samples,
         compute_precision=str(trainer.precision),
         device=_device_name(module.device),
@@ -261,6 +261,11 @@ def grid_result(
         seconds=generation.seconds,
         images_per_second=num_samples / generation.seconds,
     )
+
+
+def describe_schedule(schedule: NoiseSchedule) -> str:
+    """`linear(num_timesteps=1000, ...)`: what a distance depends on besides the sampler."""
+    return f"{schedule.name}({', '.join(f'{key}={value}' for key, value in schedule.params.items())})"
 
 
 class TrainingEvaluation(pl.Callback):
@@ -321,19 +326,19 @@ class TrainingEvaluation(pl.Callback):
                 generation.features, self.measure.reference, self.measure.metrics, self.seed, pl_module.device
             )
             for name, value in metrics.items():
-                pl_module.log(f"val/{name}/{point_key(point)}", value, rank_zero_only=True)
+                pl_module.log(f"val/{name}/{point_key(point)}", value)
                 if number == 0:
-                    pl_module.log(f"val/{name}", value, rank_zero_only=True)
+                    pl_module.log(f"val/{name}", value)
 
 
 def point_key(point: GridPoint | GridResult) -> str:
-    """`eta0.00/steps0010`: sorts by η, then by S."""
-    sampler = f"eta{point.eta:.2f}" if point.variance == "eta" else point.variance
+    """`eta0.000/steps0010`: sorts by η, then by S."""
+    sampler = f"eta{point.eta:.3f}" if point.variance == "eta" else point.variance
     return f"{sampler}/steps{point.steps:04d}"
 
 
 def summary(rows: Sequence[GridResult], floor: Floor | None) -> dict[str, float]:
-    """Single numbers whose keys sort well: `frechet_distance/eta0.00/steps0010`."""
+    """Single numbers whose keys sort well: `frechet_distance/eta0.000/steps0010`."""
     names = ("frechet_distance", "kid_mean", "precision", "recall", "inception_score_mean", "images_per_second")
     values = {
         f"{name}/{point_key(row)}": getattr(row, name)

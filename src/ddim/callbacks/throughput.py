@@ -19,6 +19,13 @@ class Throughput(pl.Callback):
         self.images = 0
         self.started: float | None = None
         self.images_per_second: float | None = None
+        self.lr = 0.0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # After the step the scheduler has already set the next step's rate.
+        self.lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -27,12 +34,12 @@ class Throughput(pl.Callback):
             self.started, self.images = time.perf_counter(), 0
             return
         self.images += len(batch["image"]) * trainer.world_size
-        if trainer.global_step % self.every_n_steps == 0:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             now = time.perf_counter()
             self.images_per_second = self.images / (now - self.started)
             self.started, self.images = now, 0
             pl_module.log("train/images_per_second", self.images_per_second)
-            pl_module.log("train/lr", trainer.optimizers[0].param_groups[0]["lr"])
+            pl_module.log("train/lr", self.lr)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started = None

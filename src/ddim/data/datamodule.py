@@ -63,6 +63,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.random_flip = random_flip
+        self.test_limit: int | None = None
         self._source = source
         self._in_memory = in_memory
         self._splits: dict[str, ArraySplit | FileSplit] = {}
@@ -93,13 +94,16 @@ class ImageDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> InMemoryLoader | WorkerLoader:
         """The test split in order, this rank's share of it."""
-        rank, world_size = self._rank_and_world_size()
-        batches = EvaluationBatches(self.num_images("test"), self.eval_batch_size, rank, world_size)
-        return self._loader("test", batches)
+        return self._evaluation_loader(self.num_images("test"))
 
     def test_dataloader(self) -> InMemoryLoader | WorkerLoader:
-        """The same as :meth:`val_dataloader`."""
-        return self.val_dataloader()
+        """The first `test_limit` images of the test split, all where that is None; this rank's share of them."""
+        count = self.num_images("test")
+        return self._evaluation_loader(count if self.test_limit is None else min(self.test_limit, count))
+
+    def _evaluation_loader(self, count: int) -> InMemoryLoader | WorkerLoader:
+        rank, world_size = self._rank_and_world_size()
+        return self._loader("test", EvaluationBatches(count, self.eval_batch_size, rank, world_size))
 
     def num_images(self, split: str) -> int:
         """Number of images in "train" or "test"."""

@@ -93,7 +93,8 @@ def find_weights(weights_dir: Path) -> Path:
         reason = getattr(error, "reason", None) or error
         raise UserError(
             f"the Inception weights could not be downloaded ({reason}): put the file {WEIGHTS_FILE} from {WEIGHTS_URL} "
-            f"into {Path(weights_dir).absolute()}, or take features that need no download, evaluation.features=pixels"
+            f"into {Path(weights_dir).absolute()}, or take features that need no download "
+            "(evaluation.features=pixels; when training, callbacks.evaluation.features=pixels)"
         ) from error
     return path
 
