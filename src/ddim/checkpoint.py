@@ -52,11 +52,16 @@ def latest_checkpoint(output_dir: Path) -> Path:
     return max(found, key=lambda path: (path.stat().st_mtime, str(path)))
 
 
-def resolve_checkpoint(source: str | None, output_dir: Path) -> Path:
+def resolve_checkpoint(source: str | None, output_dir: Path, key: str = "checkpoint") -> Path:
     """`latest`, a run directory or a .ckpt as the path of a checkpoint file. Raises `UserError` if there is none."""
     if source is None:
-        raise UserError("checkpoint=null names none; give latest, a run directory or a .ckpt file.")
-    return latest_checkpoint(output_dir) if source == "latest" else find_checkpoint(source)
+        raise UserError(f"{key}=null names none; give latest, a run directory or a .ckpt file.")
+    if source == "latest":
+        return latest_checkpoint(output_dir)
+    try:
+        return find_checkpoint(source)
+    except UserError as error:
+        raise UserError(f"{key}={source}: {error}") from error
 
 
 def run_directory(checkpoint: Path) -> Path:

@@ -49,7 +49,7 @@ def training_arguments(arguments: Sequence[str]) -> list[str]:
         return rewritten
     from ddim.checkpoint import OVERRIDES_FILE, resolve_checkpoint, run_directory  # torch loads only where it is needed
 
-    checkpoint = resolve_checkpoint(resume, Path(_value_of("output_dir", rewritten) or "outputs"))
+    checkpoint = resolve_checkpoint(resume, Path(_value_of("output_dir", rewritten) or "outputs"), "resume")
     directory = run_directory(checkpoint)
     saved = yaml.safe_load((directory / OVERRIDES_FILE).read_text()) or []
     given = {_key(argument) for argument in rewritten}

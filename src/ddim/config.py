@@ -129,7 +129,7 @@ class TrainingEvaluationConfig:
     steps: Any = field(default_factory=lambda: [10])
     eta: Any = field(default_factory=lambda: [0.0])
     features: str = "pixels"
-    metrics: list[str] = field(default_factory=lambda: ["frechet_distance"])
+    metrics: Any = field(default_factory=lambda: ["frechet_distance"])
 
     def check(self) -> None:
         prefix = "callbacks.evaluation"
@@ -137,7 +137,7 @@ class TrainingEvaluationConfig:
         _at_least(f"{prefix}.num_samples", self.num_samples, 2)
         _at_least(f"{prefix}.batch_size", self.batch_size, 1)
         _one_of(f"{prefix}.features", self.features, FEATURES)
-        _all_of(f"{prefix}.metrics", self.metrics, METRICS)
+        self.metrics = _some_of(f"{prefix}.metrics", self.metrics, METRICS)
 
 
 @dataclass
@@ -176,7 +176,7 @@ class EvaluationConfig:
     num_samples: int = 1000
     batch_size: int = 500
     features: str = "pixels"
-    metrics: list[str] = field(default_factory=lambda: list(METRICS))
+    metrics: Any = field(default_factory=lambda: list(METRICS))
     reference: str | None = None
     reference_split: str = "train"
     floor: bool = True
@@ -191,7 +191,7 @@ class EvaluationConfig:
         _at_least("evaluation.loss_images", self.loss_images, 1)
         _at_least("evaluation.grid_images", self.grid_images, 1)
         _one_of("evaluation.features", self.features, FEATURES)
-        _all_of("evaluation.metrics", self.metrics, METRICS)
+        self.metrics = _some_of("evaluation.metrics", self.metrics, METRICS)
         _one_of("evaluation.reference_split", self.reference_split, ("train", "test"))
         if self.reference is not None and not Path(self.reference).is_file():
             raise UserError(f"evaluation.reference={self.reference} is not a file; give a .npz with mu and sigma.")
@@ -311,6 +311,8 @@ def _typed(schema: type, cfg: DictConfig) -> Any:
         plain = OmegaConf.to_container(cfg, resolve=True)
         assert isinstance(plain, dict)
         known = {item.name for item in fields(schema)}
+        for key in sorted(set(plain) - known, key=str):
+            raise UserError(f"{key}={plain[key]} is not a setting; there are {', '.join(sorted(known))}.")
         for item in fields(schema):
             if plain.get(item.name, item) is None and "None" not in str(item.type):
                 raise UserError(f"{item.name}=null is not possible here; leave it out or choose an option.")
@@ -330,6 +332,10 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
             raise UserError(f"trainer.{key}={trainer[key]} is not an argument of pytorch_lightning.Trainer.")
         if key in managed:
             raise UserError(f"trainer.{key}={trainer[key]} is set by this program and cannot be given.")
+    for key in ("max_steps", "max_epochs"):
+        value = trainer.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise UserError(f"trainer.{key}={value} must be a whole number, or -1 for no limit.")
     for key, least in (("log_every_n_steps", 0), ("accumulate_grad_batches", 1), ("val_check_interval", 1)):
         value = trainer.get(key, least)
         if isinstance(value, bool) or not isinstance(value, int):
@@ -357,6 +363,11 @@ def _one_of(key: str, value: Any, known: tuple[str, ...]) -> None:
         raise UserError(f"{key}={value} is not known; choose one of {', '.join(known)}.")
 
 
-def _all_of(key: str, values: list[str], known: tuple[str, ...]) -> None:
-    for value in values:
-        _one_of(key, value, known)
+def _some_of(key: str, values: Any, known: tuple[str, ...]) -> list[str]:
+    """One name or several, as a list."""
+    names = list(values) if isinstance(values, list | tuple) else [values]
+    if not names:
+        raise UserError(f"{key}=[] is empty; choose from {', '.join(known)}.")
+    for name in names:
+        _one_of(key, name, known)
+    return names

@@ -59,6 +59,8 @@ from ddim.results import Floor, render_table
 
 log = logging.getLogger(__name__)
 
+# What Lightning refuses on a machine that lacks it.
+DEVICE_ARGUMENTS = ("accelerator", "devices", "strategy", "precision", "num_nodes")
 # What a dataset's configuration says of the sampler and the evaluation, not of the images.
 DATASET_DEFAULTS = ("features", "tau")
 
@@ -73,6 +75,7 @@ def train(cfg: DictConfig) -> float | None:
     directory = Path(HydraConfig.get().runtime.output_dir)
     _quiet()
     pl.seed_everything(config.seed, verbose=False)
+    _trainer(config.trainer, directory, logger=False)  # refuses bad arguments before any work
 
     datamodule = _datamodule(config.dataset, config, **asdict(config.loader))
     schedule = build_schedule(config.schedule)
@@ -134,6 +137,10 @@ def evaluate(cfg: DictConfig) -> None:
     directory = Path(HydraConfig.get().runtime.output_dir)
     _quiet()
     pl.seed_everything(config.seed, verbose=False)
+    show_progress = config.trainer.pop("enable_progress_bar", True)
+    _trainer(
+        config.trainer, directory, logger=False, enable_progress_bar=False
+    )  # refuses bad arguments before any work
 
     datamodule = _datamodule(
         config.dataset,
@@ -174,6 +181,7 @@ def evaluate(cfg: DictConfig) -> None:
             "seed": config.seed,
         },
         keep_images=part.grid_images,
+        show_progress=show_progress,
         context={
             "config": _plain(cfg),
             "reference": measure.reference.provenance,
@@ -185,8 +193,8 @@ def evaluate(cfg: DictConfig) -> None:
         config.trainer,
         directory,
         callbacks=[grid],
-        logger=build_loggers(config.logger, directory, job_type="evaluate", hyperparameters=_plain(cfg)),
         enable_progress_bar=False,
+        logger=build_loggers(config.logger, directory, job_type="evaluate", hyperparameters=_plain(cfg)),
     )
     log.info(
         "Evaluating %s (%s weights): %d grid points of %s images. Everything goes to %s",
@@ -246,7 +254,9 @@ def _training_callbacks(
     """In the order that matters: what samples must run before the EMA callback swaps the raw weights back."""
     part = config.callbacks
     checkpoints = directory / "checkpoints"
-    callbacks: list[Callback] = [TrainingProgress(), Throughput(config.trainer.get("log_every_n_steps", 50))]
+    callbacks: list[Callback] = [Throughput(config.trainer.get("log_every_n_steps", 50))]
+    if config.trainer.get("enable_progress_bar", True):
+        callbacks.append(TrainingProgress())
     if part.sample_grid.enabled:
         callbacks.append(
             SampleGrid(
@@ -317,7 +327,7 @@ def _measure(
             Path(config.cache_dir) / "reference",
         )
 
-    reference = load_published_statistics(Path(published), extractor.dim) if published else statistics(split)
+    reference = _published(Path(published), extractor.dim) if published else statistics(split)
     floor = None
     if with_floor:
         real = statistics("test" if split == "train" else "train")
@@ -327,10 +337,17 @@ def _measure(
     return Measure(extractor, reference, tuple(metrics), floor)
 
 
+def _published(path: Path, dim: int) -> ReferenceStatistics:
+    try:
+        return load_published_statistics(path, dim)
+    except UserError as error:
+        raise UserError(f"evaluation.reference={path}: {error}") from error
+
+
 def _check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> None:
     stored = read_config(read_checkpoint(checkpoint), checkpoint)
     for group in ("denoiser", "schedule"):
-        for key in sorted({*stored[group], *description[group]}):
+        for key in sorted({*stored[group], *description[group]}, key=lambda key: (key != "name", key)):
             then, now = stored[group].get(key), description[group].get(key)
             if then != now:
                 raise UserError(
@@ -359,16 +376,16 @@ def _overlaid(group: str, stored: Mapping[str, Any], given: DictConfig | None) -
 def _trainer(arguments: Mapping[str, Any], directory: Path, **managed: Any) -> pl.Trainer:
     try:
         trainer = pl.Trainer(
-            **arguments,
+            **{"enable_model_summary": False, **arguments},
             **managed,
             default_root_dir=directory,
             # The data room splits by index; Lightning's own sampler repeats images to fill the ranks.
             use_distributed_sampler=False,
-            enable_model_summary=False,
         )
     except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"The trainer cannot be built from trainer.*: {reason}.") from error
+        given = ", ".join(f"trainer.{key}={value}" for key, value in arguments.items() if key in DEVICE_ARGUMENTS)
+        raise UserError(f"{given} cannot be used here: {reason}; trainer.accelerator=cpu works anywhere.") from error
     local_processes = isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
     if local_processes and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError(

@@ -13,7 +13,6 @@ import pytest
 import torch
 import torch_fidelity
 from torch.utils.data import Dataset
-from torch_fidelity import FeatureExtractorInceptionV3, feature_extractor_inceptionv3
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from ddim.errors import UserError

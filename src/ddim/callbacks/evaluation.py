@@ -134,6 +134,7 @@ class EvaluationGrid(pl.Callback):
         batch_size: images sampled at once; results do not depend on it.
         identity: what the rows say about where they come from: dataset, checkpoint, weights, seed.
         keep_images: shown per point.
+        show_progress: bars, or a line per point.
         context: written into results.json beside the rows (configuration, versions, hardware).
     """
 
@@ -149,6 +150,7 @@ class EvaluationGrid(pl.Callback):
         directory: Path,
         identity: Mapping[str, Any],
         keep_images: int = 64,
+        show_progress: bool = True,
         context: Mapping[str, Any] | None = None,
     ) -> None:
         self.points = list(points)
@@ -160,6 +162,7 @@ class EvaluationGrid(pl.Callback):
         self.directory = directory
         self.identity = dict(identity)
         self.keep_images = keep_images
+        self.show_progress = show_progress
         self.context = dict(context or {})
         self.results: list[GridResult] = []
 
@@ -167,7 +170,7 @@ class EvaluationGrid(pl.Callback):
         assert isinstance(pl_module, DenoisingModule)
         self.measure.extractor.to(pl_module.device)
         sheets: dict[tuple[str, int], Tensor] = {}
-        with GridProgress(len(self.points), enabled=trainer.is_global_zero) as progress:
+        with GridProgress(len(self.points), enabled=self.show_progress and trainer.is_global_zero) as progress:
             for point in self.points:
                 result, images = self._measure_point(trainer, pl_module, point, progress)
                 self.results.append(result)

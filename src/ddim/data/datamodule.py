@@ -172,8 +172,8 @@ class ImageDataModule(pl.LightningDataModule):
         if count < self.batch_size * world_size:
             processes = f" on each of {world_size} processes" if world_size > 1 else ""
             raise UserError(
-                f"batch_size={self.batch_size}{processes} is larger than the training split of {self.name}, which has "
-                f"{count} images: lower it to at most {count // world_size}"
+                f"loader.batch_size={self.batch_size}{processes} is larger than the training split of "
+                f"{self.name}, which has {count} images: lower it to at most {count // world_size}"
             )
         return TrainingOrder(count, self.batch_size, self.seed, rank, world_size, self.random_flip)
 
