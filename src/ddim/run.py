@@ -254,9 +254,8 @@ def _training_callbacks(
     """In the order that matters: what samples must run before the EMA callback swaps the raw weights back."""
     part = config.callbacks
     checkpoints = directory / "checkpoints"
-    callbacks: list[Callback] = [Throughput(config.trainer.get("log_every_n_steps", 50))]
-    if config.trainer.get("enable_progress_bar", True):
-        callbacks.append(TrainingProgress())
+    callbacks: list[Callback] = [TrainingProgress()] if config.trainer.get("enable_progress_bar", True) else []
+    callbacks.append(Throughput(config.trainer.get("log_every_n_steps", 50)))
     if part.sample_grid.enabled:
         callbacks.append(
             SampleGrid(
@@ -412,6 +411,7 @@ def _quiet() -> None:
         ".*does not have many workers.*",
         ".*The number of training batches.*is smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*The dirpath has changed from.*",
         ".*You're resuming from a checkpoint that ended before the epoch ended.*",
     ):
         warnings.filterwarnings("ignore", pattern)
