@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ddim.callbacks.periodic import EveryNValidations
 from ddim.callbacks.progress import GridProgress
 from ddim.diffusion import NoiseSchedule, NoiseSource
 from ddim.figures import image_grid, plot_distance, plot_speed, sample_sheet
@@ -271,7 +272,7 @@ def describe_schedule(schedule: NoiseSchedule) -> str:
     return f"{schedule.name}({', '.join(f'{key}={value}' for key, value in schedule.params.items())})"
 
 
-class TrainingEvaluation(pl.Callback):
+class TrainingEvaluation(EveryNValidations):
     """A small grid every so many validations, with the weights that were validated (EMA, if on).
 
     Logs `val/frechet_distance` (the first point) and `val/<metric>/<sampler>/steps...` for all.
@@ -289,34 +290,21 @@ class TrainingEvaluation(pl.Callback):
         every_n_validations: int,
         seed: int,
     ) -> None:
+        super().__init__(every_n_validations)
         self.points = list(points)
         self.measure = measure
         self.noise = noise
         self.shape = shape
         self.num_samples = num_samples
         self.batch_size = batch_size
-        self.every_n_validations = every_n_validations
         self.seed = seed
-        self.validations = 0
 
-    def state_dict(self) -> dict[str, int]:
-        return {"validations": self.validations}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.validations = state_dict["validations"]
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking:
-            return
-        self.validations += 1
-        if self.validations % self.every_n_validations:
-            return
-        assert isinstance(pl_module, DenoisingModule)
-        self.measure.extractor.to(pl_module.device)
+    def on_due_validation(self, trainer: pl.Trainer, module: DenoisingModule) -> None:
+        self.measure.extractor.to(module.device)
         for number, point in enumerate(self.points):
             generation = generate(
                 trainer,
-                pl_module,
+                module,
                 self.measure.extractor,
                 point,
                 self.noise,
@@ -326,12 +314,12 @@ class TrainingEvaluation(pl.Callback):
                 keep_images=0,
             )
             metrics = compute_metrics(
-                generation.features, self.measure.reference, self.measure.metrics, self.seed, pl_module.device
+                generation.features, self.measure.reference, self.measure.metrics, self.seed, module.device
             )
             for name, value in metrics.items():
-                pl_module.log(f"val/{name}/{point_key(point)}", value)
+                module.log(f"val/{name}/{point_key(point)}", value)
                 if number == 0:
-                    pl_module.log(f"val/{name}", value)
+                    module.log(f"val/{name}", value)
 
 
 def point_key(point: GridPoint | GridResult) -> str:

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from ddim.callbacks.evaluation import sampling_context
+from ddim.callbacks.periodic import EveryNValidations
 from ddim.diffusion import NoiseSource
 from ddim.figures import image_grid
 from ddim.grid import GridPoint
@@ -15,7 +16,7 @@ from ddim.lit_module import DenoisingModule
 from ddim.show import show_image
 
 
-class SampleGrid(pl.Callback):
+class SampleGrid(EveryNValidations):
     """Draws a grid of samples at the end of a validation: the weights are those that were validated (EMA, if on).
 
     The latents are fixed, so the pictures of one run show one set of images sharpen. They go to
@@ -33,32 +34,21 @@ class SampleGrid(pl.Callback):
         every_n_validations: int = 1,
         seed: int = 0,
     ) -> None:
+        super().__init__(every_n_validations)
         self.point = point
         self.shape = shape
         self.directory = directory
         self.num_images = num_images
         self.batch_size = batch_size
-        self.every_n_validations = every_n_validations
         self.noise = NoiseSource(seed)
-        self.validations = 0
 
-    def state_dict(self) -> dict[str, int]:
-        return {"validations": self.validations}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.validations = state_dict["validations"]
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking:
+    def on_due_validation(self, trainer: pl.Trainer, module: DenoisingModule) -> None:
+        if not trainer.is_global_zero:
             return
-        self.validations += 1
-        if self.validations % self.every_n_validations or not trainer.is_global_zero:
-            return
-        assert isinstance(pl_module, DenoisingModule)
-        with sampling_context(trainer, pl_module):
+        with sampling_context(trainer, module):
             images = torch.cat(
                 [
-                    pl_module.sample_images(self.point, indices, self.shape, self.noise).cpu()
+                    module.sample_images(self.point, indices, self.shape, self.noise).cpu()
                     for indices in torch.arange(self.num_images).split(self.batch_size)
                 ]
             )
