@@ -19,6 +19,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 import ddim.callbacks.evaluation as evaluation_module
+from ddim.build import training_callbacks
 from ddim.callbacks import (
     LastCheckpoint,
     Measure,
@@ -36,7 +37,6 @@ from ddim.diffusion import NoiseSchedule, NoiseSource
 from ddim.grid import grid_points
 from ddim.lit_module import DenoisingModule
 from ddim.metrics import build_extractor
-from ddim.run import _training_callbacks
 
 SOURCES = Path(__file__).resolve().parents[1] / "src" / "ddim"
 SHAPE = (1, 8, 8)
@@ -148,13 +148,13 @@ def config_of(every_n_steps: int = 2) -> TrainConfig:
 
 
 class TestWeights:
-    """With the callbacks in the order in which `ddim.run` makes them."""
+    """With the callbacks in the order in which `ddim.build` makes them."""
 
     def fit(self, digits, tmp_path, monkeypatch, **more):
         config = config_of(more.pop("every_n_steps", 2))
         config.cache_dir = str(tmp_path / "cache")
         module = module_of()
-        callbacks = _training_callbacks(config, module, digits, tmp_path)
+        callbacks = training_callbacks(config, module, digits, tmp_path)
         sampled = [callback for callback in callbacks if isinstance(callback, SampleGrid | TrainingEvaluation)]
         assert len(sampled) == 2
         watches = [Watch(callback, monkeypatch) for callback in sampled]
@@ -201,7 +201,7 @@ class TestWeights:
     def test_the_order_without_which_this_fails(self, digits, tmp_path, monkeypatch):
         config = config_of()
         config.cache_dir = str(tmp_path / "cache")
-        kinds = [type(callback) for callback in _training_callbacks(config, module_of(), digits, tmp_path)]
+        kinds = [type(callback) for callback in training_callbacks(config, module_of(), digits, tmp_path)]
         assert kinds.index(SampleGrid) < kinds.index(WeightEma) < kinds.index(LastCheckpoint)
         assert kinds.index(TrainingEvaluation) < kinds.index(WeightEma)
 
@@ -211,7 +211,7 @@ class TestWeights:
             False
         )
         config.callbacks.checkpoint.monitor = None
-        callbacks = _training_callbacks(config, module_of(), digits, tmp_path)
+        callbacks = training_callbacks(config, module_of(), digits, tmp_path)
         assert [type(callback).__name__ for callback in callbacks] == [
             "TrainingProgress",
             "Throughput",
@@ -413,7 +413,7 @@ class TestSamplePictures:
         for sampling in (True, False):
             config.callbacks.sample_grid.enabled = config.callbacks.evaluation.enabled = sampling
             module, record = module_of(), RawWeights()
-            trainer_of(record, *_training_callbacks(config, module, digits, tmp_path)).fit(module, digits)
+            trainer_of(record, *training_callbacks(config, module, digits, tmp_path)).fit(module, digits)
             final.append(record.raw[5])
         assert same(*final)
 

@@ -12,57 +12,29 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 import ddim
-from ddim.callbacks import (
-    EvaluationGrid,
-    LastCheckpoint,
-    Measure,
-    SampleGrid,
-    Throughput,
-    TrainingEvaluation,
-    TrainingProgress,
-    WeightEma,
-    features_name,
-    track,
+from ddim.build import (
+    build_measure,
+    build_trainer,
+    check_shape,
+    image_shape,
+    load_data,
+    new_denoiser,
+    training_callbacks,
 )
-from ddim.checkpoint import BEST, CHECKPOINT_KEY, LAST, OVERRIDES_FILE, read_config, resolve_checkpoint
-from ddim.config import (
-    EvaluateConfig,
-    TrainConfig,
-    build_schedule,
-    evaluation_config,
-    sample_grid_point,
-    training_config,
-    training_grid,
-)
-from ddim.data import ImageDataModule, build_datamodule
-from ddim.denoisers import UNet, build_denoiser
+from ddim.callbacks import EvaluationGrid
+from ddim.checkpoint import CHECKPOINT_KEY, LAST, OVERRIDES_FILE, read_config, resolve_checkpoint
+from ddim.config import build_schedule, evaluation_config, training_config
 from ddim.denoisers.pretrained import denoiser_from_checkpoint, read_checkpoint
 from ddim.diffusion import NoiseSource
 from ddim.errors import UserError
 from ddim.lit_module import DenoisingModule
 from ddim.loggers import build_loggers
-from ddim.metrics import (
-    Features,
-    ReferenceStatistics,
-    build_extractor,
-    compute_metrics,
-    load_published_statistics,
-    reference_statistics,
-)
-from ddim.results import Floor, render_table
+from ddim.results import render_table
 
 log = logging.getLogger(__name__)
-
-# What Lightning refuses on a machine that lacks it.
-DEVICE_ARGUMENTS = ("accelerator", "devices", "strategy", "precision", "num_nodes")
-# What a dataset's configuration says of the sampler and the evaluation, not of the images.
-DATASET_DEFAULTS = ("features", "tau")
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -75,11 +47,11 @@ def train(cfg: DictConfig) -> float | None:
     directory = Path(HydraConfig.get().runtime.output_dir)
     _quiet()
     pl.seed_everything(config.seed, verbose=False)
-    _trainer(config.trainer, directory, logger=False)  # refuses bad arguments before any work
+    build_trainer(config.trainer, directory, logger=False)  # refuses bad arguments before any work
 
-    datamodule = _datamodule(config.dataset, config, **asdict(config.loader))
+    datamodule = load_data(config.dataset, config, **asdict(config.loader))
     schedule = build_schedule(config.schedule)
-    denoiser = _denoiser(config.denoiser, datamodule)
+    denoiser = new_denoiser(config.denoiser, datamodule)
     description = {"dataset": config.dataset, "denoiser": config.denoiser, "schedule": config.schedule}
     if config.resume is not None:
         _check_same_network(Path(config.resume), description)
@@ -91,8 +63,8 @@ def train(cfg: DictConfig) -> float | None:
         seed=config.seed,
         config=description,
     )
-    callbacks = _training_callbacks(config, module, datamodule, directory)
-    trainer = _trainer(
+    callbacks = training_callbacks(config, module, datamodule, directory)
+    trainer = build_trainer(
         config.trainer,
         directory,
         callbacks=callbacks,
@@ -138,11 +110,11 @@ def evaluate(cfg: DictConfig) -> None:
     _quiet()
     pl.seed_everything(config.seed, verbose=False)
     show_progress = config.trainer.pop("enable_progress_bar", True)
-    _trainer(
+    build_trainer(
         config.trainer, directory, logger=False, enable_progress_bar=False
     )  # refuses bad arguments before any work
 
-    datamodule = _datamodule(
+    datamodule = load_data(
         config.dataset,
         config,
         batch_size=1,
@@ -153,9 +125,9 @@ def evaluate(cfg: DictConfig) -> None:
     # The command line may have changed what the weights do not decide, such as the resolution.
     checkpoint[CHECKPOINT_KEY]["config"]["denoiser"] = config.denoiser
     denoiser = denoiser_from_checkpoint(checkpoint, part.weights, origin=path)
-    _check_shape(denoiser, datamodule)
+    check_shape(denoiser, datamodule)
     schedule = build_schedule(config.schedule)
-    measure = _measure(
+    measure = build_measure(
         part.features,
         part.metrics,
         config,
@@ -170,7 +142,7 @@ def evaluate(cfg: DictConfig) -> None:
         points,
         measure,
         NoiseSource(config.seed),
-        shape=_shape(datamodule),
+        shape=image_shape(datamodule),
         num_samples=part.num_samples,
         batch_size=part.batch_size,
         directory=directory,
@@ -189,7 +161,7 @@ def evaluate(cfg: DictConfig) -> None:
             "torch_threads": torch.get_num_threads(),
         },
     )
-    trainer = _trainer(
+    trainer = build_trainer(
         config.trainer,
         directory,
         callbacks=[grid],
@@ -216,131 +188,6 @@ def _save_command(cfg: DictConfig, directory: Path) -> None:
     overrides = [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
     OmegaConf.save(OmegaConf.create(overrides), directory / OVERRIDES_FILE)
     OmegaConf.save(cfg, directory / "config.yaml")
-
-
-def _datamodule(dataset: Mapping[str, Any], config: TrainConfig | EvaluateConfig, **loader: int) -> ImageDataModule:
-    settings = {key: value for key, value in dataset.items() if key not in DATASET_DEFAULTS}
-    datamodule = build_datamodule(settings, seed=config.seed, cache_dir=Path(config.cache_dir) / "data", **loader)
-    datamodule.prepare_data()
-    datamodule.setup("fit" if isinstance(config, TrainConfig) else "test")
-    return datamodule
-
-
-def _denoiser(config: Mapping[str, Any], datamodule: ImageDataModule) -> UNet:
-    try:
-        denoiser = build_denoiser(config)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"denoiser cannot be built: {error}") from error
-    _check_shape(denoiser, datamodule)
-    return denoiser
-
-
-def _check_shape(denoiser: UNet, datamodule: ImageDataModule) -> None:
-    if denoiser.config["in_channels"] != datamodule.channels:
-        raise UserError(
-            f"denoiser.in_channels={denoiser.config['in_channels']} does not fit dataset {datamodule.name} with "
-            f"dataset.channels={datamodule.channels}; they must be the same."
-        )
-    if denoiser.config["resolution"] != datamodule.resolution:
-        raise UserError(
-            f"denoiser.resolution={denoiser.config['resolution']} does not fit dataset {datamodule.name} with "
-            f"dataset.resolution={datamodule.resolution}; they must be the same."
-        )
-
-
-def _training_callbacks(
-    config: TrainConfig, module: DenoisingModule, datamodule: ImageDataModule, directory: Path
-) -> list[Callback]:
-    """In the order that matters: what samples must run before the EMA callback swaps the raw weights back."""
-    part = config.callbacks
-    checkpoints = directory / "checkpoints"
-    callbacks: list[Callback] = [TrainingProgress()] if config.trainer.get("enable_progress_bar", True) else []
-    callbacks.append(Throughput(config.trainer.get("log_every_n_steps", 50)))
-    if part.sample_grid.enabled:
-        callbacks.append(
-            SampleGrid(
-                sample_grid_point(config, module.schedule),
-                _shape(datamodule),
-                directory / "samples",
-                num_images=part.sample_grid.num_images,
-                batch_size=config.loader.eval_batch_size,
-                every_n_validations=part.sample_grid.every_n_validations,
-                seed=config.seed,
-            )
-        )
-    if part.evaluation.enabled:
-        callbacks.append(
-            TrainingEvaluation(
-                training_grid(config, module.schedule),
-                _measure(part.evaluation.features, part.evaluation.metrics, config, datamodule),
-                NoiseSource(config.seed),
-                shape=_shape(datamodule),
-                num_samples=part.evaluation.num_samples,
-                batch_size=part.evaluation.batch_size,
-                every_n_validations=part.evaluation.every_n_validations,
-                seed=config.seed,
-            )
-        )
-    if part.ema.enabled:
-        callbacks.append(WeightEma(decay=part.ema.decay, update_every_n_steps=part.ema.update_every_n_steps))
-    if part.checkpoint.monitor is not None:
-        callbacks.append(
-            ModelCheckpoint(
-                checkpoints,
-                filename=Path(BEST).stem,
-                monitor=part.checkpoint.monitor,
-                mode=part.checkpoint.mode,
-                enable_version_counter=False,
-            )
-        )
-    callbacks.append(LastCheckpoint(checkpoints / LAST, part.checkpoint.every_n_steps))
-    return callbacks
-
-
-def _measure(
-    features: str,
-    metrics: list[str],
-    config: TrainConfig | EvaluateConfig,
-    datamodule: ImageDataModule,
-    *,
-    split: str = "train",
-    published: str | None = None,
-    with_floor: bool = False,
-) -> Measure:
-    extractor = build_extractor(
-        features,
-        channels=datamodule.channels,
-        resolution=datamodule.resolution,
-        weights_dir=Path(config.cache_dir) / "weights",
-        device=_device(config.trainer),
-    )
-
-    def statistics(of: str) -> ReferenceStatistics:
-        count = datamodule.num_images(of)
-        return reference_statistics(
-            extractor,
-            lambda: track(
-                datamodule.images(of, batch_size=500), f"{features} statistics of {count:,} {of} images", count
-            ),
-            datamodule.provenance(of),
-            Path(config.cache_dir) / "reference",
-        )
-
-    reference = _published(Path(published), extractor.dim) if published else statistics(split)
-    floor = None
-    if with_floor:
-        real = statistics("test" if split == "train" else "train")
-        assert real.features is not None
-        values = compute_metrics(Features(real.features), reference, metrics, seed=config.seed)
-        floor = Floor(len(real.features), values, features_name(extractor), reference.digest)
-    return Measure(extractor, reference, tuple(metrics), floor)
-
-
-def _published(path: Path, dim: int) -> ReferenceStatistics:
-    try:
-        return load_published_statistics(path, dim)
-    except UserError as error:
-        raise UserError(f"evaluation.reference={path}: {error}") from error
 
 
 def _check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> None:
@@ -372,28 +219,6 @@ def _overlaid(group: str, stored: Mapping[str, Any], given: DictConfig | None) -
     return base
 
 
-def _trainer(arguments: Mapping[str, Any], directory: Path, **managed: Any) -> pl.Trainer:
-    try:
-        trainer = pl.Trainer(
-            **{"enable_model_summary": False, **arguments},
-            **managed,
-            default_root_dir=directory,
-            # The data room splits by index; Lightning's own sampler repeats images to fill the ranks.
-            use_distributed_sampler=False,
-        )
-    except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        given = ", ".join(f"trainer.{key}={value}" for key, value in arguments.items() if key in DEVICE_ARGUMENTS)
-        raise UserError(f"{given} cannot be used here: {reason}; trainer.accelerator=cpu works anywhere.") from error
-    local_processes = isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
-    if local_processes and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise UserError(
-            f"trainer.devices={arguments.get('devices')} with -m: every process would run the whole sweep; "
-            "take one device per job, or leave -m out (lists are then one grid)."
-        )
-    return trainer
-
-
 def _finish(trainer: pl.Trainer) -> None:
     for logger in trainer.loggers:
         logger.finalize("success")
@@ -415,15 +240,6 @@ def _quiet() -> None:
         ".*You're resuming from a checkpoint that ended before the epoch ended.*",
     ):
         warnings.filterwarnings("ignore", pattern)
-
-
-def _device(trainer: Mapping[str, Any]) -> str:
-    """Where features of the real images are extracted, before there is a Trainer to ask."""
-    return "cuda" if torch.cuda.is_available() and trainer.get("accelerator") in ("auto", "gpu", "cuda") else "cpu"
-
-
-def _shape(datamodule: ImageDataModule) -> tuple[int, int, int]:
-    return datamodule.channels, datamodule.resolution, datamodule.resolution
 
 
 def _count(denoiser: torch.nn.Module) -> int:

@@ -1,0 +1,209 @@
+"""From a checked configuration to the objects of a run: data, network, callbacks, measure, Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+
+from ddim.callbacks import (
+    LastCheckpoint,
+    Measure,
+    SampleGrid,
+    Throughput,
+    TrainingEvaluation,
+    TrainingProgress,
+    WeightEma,
+    features_name,
+    track,
+)
+from ddim.checkpoint import BEST, LAST
+from ddim.config import EvaluateConfig, TrainConfig, sample_grid_point, training_grid
+from ddim.data import ImageDataModule, build_datamodule
+from ddim.denoisers import UNet, build_denoiser
+from ddim.diffusion import NoiseSource
+from ddim.errors import UserError
+from ddim.lit_module import DenoisingModule
+from ddim.metrics import (
+    Features,
+    ReferenceStatistics,
+    build_extractor,
+    compute_metrics,
+    load_published_statistics,
+    reference_statistics,
+)
+from ddim.results import Floor
+
+# What Lightning refuses on a machine that lacks it.
+DEVICE_ARGUMENTS = ("accelerator", "devices", "strategy", "precision", "num_nodes")
+# What a dataset's configuration says of the sampler and the evaluation, not of the images.
+DATASET_DEFAULTS = ("features", "tau")
+
+
+def load_data(dataset: Mapping[str, Any], config: TrainConfig | EvaluateConfig, **loader: int) -> ImageDataModule:
+    """The data set, downloaded and checked. Raises `UserError` where it is not to be had."""
+    settings = {key: value for key, value in dataset.items() if key not in DATASET_DEFAULTS}
+    datamodule = build_datamodule(settings, seed=config.seed, cache_dir=Path(config.cache_dir) / "data", **loader)
+    datamodule.prepare_data()
+    datamodule.setup("fit" if isinstance(config, TrainConfig) else "test")
+    return datamodule
+
+
+def new_denoiser(config: Mapping[str, Any], datamodule: ImageDataModule) -> UNet:
+    """An untrained network for these images. Raises `UserError` where it cannot be built or does not fit."""
+    try:
+        denoiser = build_denoiser(config)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"denoiser cannot be built: {error}") from error
+    check_shape(denoiser, datamodule)
+    return denoiser
+
+
+def check_shape(denoiser: UNet, datamodule: ImageDataModule) -> None:
+    """Refuse (`UserError`) a denoiser of other channels or resolution than the images."""
+    if denoiser.config["in_channels"] != datamodule.channels:
+        raise UserError(
+            f"denoiser.in_channels={denoiser.config['in_channels']} does not fit dataset {datamodule.name} with "
+            f"dataset.channels={datamodule.channels}; they must be the same."
+        )
+    if denoiser.config["resolution"] != datamodule.resolution:
+        raise UserError(
+            f"denoiser.resolution={denoiser.config['resolution']} does not fit dataset {datamodule.name} with "
+            f"dataset.resolution={datamodule.resolution}; they must be the same."
+        )
+
+
+def training_callbacks(
+    config: TrainConfig, module: DenoisingModule, datamodule: ImageDataModule, directory: Path
+) -> list[Callback]:
+    """In the order that matters: what samples must run before the EMA callback swaps the raw weights back."""
+    part = config.callbacks
+    checkpoints = directory / "checkpoints"
+    callbacks: list[Callback] = [TrainingProgress()] if config.trainer.get("enable_progress_bar", True) else []
+    callbacks.append(Throughput(config.trainer.get("log_every_n_steps", 50)))
+    if part.sample_grid.enabled:
+        callbacks.append(
+            SampleGrid(
+                sample_grid_point(config, module.schedule),
+                image_shape(datamodule),
+                directory / "samples",
+                num_images=part.sample_grid.num_images,
+                batch_size=config.loader.eval_batch_size,
+                every_n_validations=part.sample_grid.every_n_validations,
+                seed=config.seed,
+            )
+        )
+    if part.evaluation.enabled:
+        callbacks.append(
+            TrainingEvaluation(
+                training_grid(config, module.schedule),
+                build_measure(part.evaluation.features, part.evaluation.metrics, config, datamodule),
+                NoiseSource(config.seed),
+                shape=image_shape(datamodule),
+                num_samples=part.evaluation.num_samples,
+                batch_size=part.evaluation.batch_size,
+                every_n_validations=part.evaluation.every_n_validations,
+                seed=config.seed,
+            )
+        )
+    if part.ema.enabled:
+        callbacks.append(WeightEma(decay=part.ema.decay, update_every_n_steps=part.ema.update_every_n_steps))
+    if part.checkpoint.monitor is not None:
+        callbacks.append(
+            ModelCheckpoint(
+                checkpoints,
+                filename=Path(BEST).stem,
+                monitor=part.checkpoint.monitor,
+                mode=part.checkpoint.mode,
+                enable_version_counter=False,
+            )
+        )
+    callbacks.append(LastCheckpoint(checkpoints / LAST, part.checkpoint.every_n_steps))
+    return callbacks
+
+
+def build_measure(
+    features: str,
+    metrics: list[str],
+    config: TrainConfig | EvaluateConfig,
+    datamodule: ImageDataModule,
+    *,
+    split: str = "train",
+    published: str | None = None,
+    with_floor: bool = False,
+) -> Measure:
+    """Extractor and reference statistics: of `split`, or of a `published` file; the floor is the other split's."""
+    extractor = build_extractor(
+        features,
+        channels=datamodule.channels,
+        resolution=datamodule.resolution,
+        weights_dir=Path(config.cache_dir) / "weights",
+        device=_device(config.trainer),
+    )
+
+    def statistics(of: str) -> ReferenceStatistics:
+        count = datamodule.num_images(of)
+        return reference_statistics(
+            extractor,
+            lambda: track(
+                datamodule.images(of, batch_size=500), f"{features} statistics of {count:,} {of} images", count
+            ),
+            datamodule.provenance(of),
+            Path(config.cache_dir) / "reference",
+        )
+
+    reference = _published(Path(published), extractor.dim) if published else statistics(split)
+    floor = None
+    if with_floor:
+        real = statistics("test" if split == "train" else "train")
+        assert real.features is not None
+        values = compute_metrics(Features(real.features), reference, metrics, seed=config.seed)
+        floor = Floor(len(real.features), values, features_name(extractor), reference.digest)
+    return Measure(extractor, reference, tuple(metrics), floor)
+
+
+def _published(path: Path, dim: int) -> ReferenceStatistics:
+    try:
+        return load_published_statistics(path, dim)
+    except UserError as error:
+        raise UserError(f"evaluation.reference={path}: {error}") from error
+
+
+def build_trainer(arguments: Mapping[str, Any], directory: Path, **managed: Any) -> pl.Trainer:
+    """Lightning's Trainer with the user's arguments. Raises `UserError` where this machine cannot do them."""
+    try:
+        trainer = pl.Trainer(
+            **{"enable_model_summary": False, **arguments},
+            **managed,
+            default_root_dir=directory,
+            # The data room splits by index; Lightning's own sampler repeats images to fill the ranks.
+            use_distributed_sampler=False,
+        )
+    except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        given = ", ".join(f"trainer.{key}={value}" for key, value in arguments.items() if key in DEVICE_ARGUMENTS)
+        raise UserError(f"{given} cannot be used here: {reason}; trainer.accelerator=cpu works anywhere.") from error
+    local_processes = isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
+    if local_processes and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError(
+            f"trainer.devices={arguments.get('devices')} with -m: every process would run the whole sweep; "
+            "take one device per job, or leave -m out (lists are then one grid)."
+        )
+    return trainer
+
+
+def _device(trainer: Mapping[str, Any]) -> str:
+    """Where features of the real images are extracted, before there is a Trainer to ask."""
+    return "cuda" if torch.cuda.is_available() and trainer.get("accelerator") in ("auto", "gpu", "cuda") else "cpu"
+
+
+def image_shape(datamodule: ImageDataModule) -> tuple[int, int, int]:
+    """(C, H, W)."""
+    return datamodule.channels, datamodule.resolution, datamodule.resolution
