@@ -53,7 +53,6 @@ class DenoisingModule(pl.LightningModule):
         self.config = dict(config or {})
         # Sum and count of the held-out losses by quartile of t.
         self._quartiles = torch.zeros(4, 2)
-        self.gradient_norm: Tensor | None = None
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """ε_θ(x_t, t) for any floating x; computed in the precision the weights are in."""
@@ -135,8 +134,7 @@ class DenoisingModule(pl.LightningModule):
             return
         # 0 means off, as Lightning has it; scaling the gradients to norm 0 would stop training silently.
         limit = gradient_clip_val or float("inf")
-        self.gradient_norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), limit)
-        self.log("train/gradient_norm", self.gradient_norm)
+        self.log("train/gradient_norm", nn.utils.clip_grad_norm_(self.denoiser.parameters(), limit))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = describe(self.config)

@@ -46,15 +46,16 @@ def train(cfg: DictConfig) -> float | None:
     config = training_config(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
     _quiet()
-    pl.seed_everything(config.seed, verbose=False)
-    build_trainer(config.trainer, directory, logger=False)  # refuses bad arguments before any work
+    torch.manual_seed(config.seed)
+    # Refuses bad arguments before any work.
+    build_trainer(config.trainer, directory, logger=False)
+    description = {"dataset": config.dataset, "denoiser": config.denoiser, "schedule": config.schedule}
+    if config.resume is not None:
+        _check_same_network(Path(config.resume), description)
 
     datamodule = load_data(config.dataset, config, **asdict(config.loader))
     schedule = build_schedule(config.schedule)
     denoiser = new_denoiser(config.denoiser, datamodule)
-    description = {"dataset": config.dataset, "denoiser": config.denoiser, "schedule": config.schedule}
-    if config.resume is not None:
-        _check_same_network(Path(config.resume), description)
     module = DenoisingModule(
         denoiser,
         schedule,
@@ -108,11 +109,10 @@ def evaluate(cfg: DictConfig) -> None:
     part = config.evaluation
     directory = Path(HydraConfig.get().runtime.output_dir)
     _quiet()
-    pl.seed_everything(config.seed, verbose=False)
+    torch.manual_seed(config.seed)
     show_progress = config.trainer.pop("enable_progress_bar", True)
-    build_trainer(
-        config.trainer, directory, logger=False, enable_progress_bar=False
-    )  # refuses bad arguments before any work
+    # Refuses bad arguments before any work.
+    build_trainer(config.trainer, directory, logger=False, enable_progress_bar=False)
 
     datamodule = load_data(
         config.dataset,
@@ -181,7 +181,7 @@ def evaluate(cfg: DictConfig) -> None:
     if trainer.is_global_zero:
         render_table(grid.results, measure.floor)
         print(f"\nTable     {directory / 'results.csv'}")
-        print(f"Pictures  {directory / 'samples.png'}, {directory / 'distance.png'}")
+        print(f"Pictures  {', '.join(map(str, grid.pictures))}")
 
 
 def _save_command(cfg: DictConfig, directory: Path) -> None:

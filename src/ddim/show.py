@@ -10,8 +10,6 @@ import pytorch_lightning as pl
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
-GLOBAL_STEP = "trainer/global_step"
-
 
 def show_image(trainer: pl.Trainer, key: str, picture: Image.Image, caption: str = "") -> None:
     """One picture under `key`: W&B and TensorBoard keep it with its step; CSV has no place for it."""

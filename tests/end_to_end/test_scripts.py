@@ -70,11 +70,41 @@ def test_evaluation_writes_the_grid(run_script, workplace, trained_run):
         assert row.inception_score_mean is None
     assert results.floor.num_images == 360
     assert results.extra["config"]["dataset"]["name"] == "digits"
-    for name in ("samples.png", "distance.png", "speed.png", "samples/eta0.000-steps0002.png"):
+    for name in ("samples.png", "distance.png", "speed.png", "samples/eta0.000-linear-steps0002.png"):
         assert Image.open(directory / name).size[0] > 100
     assert "\x1b[" not in outcome.output
     assert f"{results.rows[0].frechet_distance:.0f}"[:2] in outcome.output
     assert str(directory / "samples.png") in outcome.output.replace("\n", "")
+
+
+def test_two_spacings_in_one_grid_keep_apart(run_script, workplace, trained_run):
+    """Official quadratic and linear at the same η and S: rows, summary keys and pictures of their own."""
+    outcome = run_script(
+        "evaluate.py",
+        f"checkpoint={trained_run}",
+        "sampler.tau=linear,quadratic",
+        "sampler.eta=0",
+        "sampler.steps=5",
+        *EVALUATION,
+    )
+    assert outcome.status == 0, outcome.errors
+    directory = only(workplace / "outputs" / "evaluate")
+    rows = read_results(directory).rows
+    assert [(row.tau, row.timesteps) for row in rows] == [
+        ("linear", (0, 200, 400, 600, 800)),
+        ("quadratic", (0, 50, 200, 450, 800)),
+    ]
+    assert rows[0].frechet_distance != rows[1].frechet_distance
+    for tau, row in zip(("linear", "quadratic"), rows, strict=True):
+        key = f"frechet_distance/eta0.000/{tau}/steps0005"
+        assert [float(value) for value in logged(directory)[key]] == [pytest.approx(row.frechet_distance)]
+        assert (directory / f"samples-{tau}.png").is_file() and f"samples-{tau}.png" in outcome.output
+        assert (directory / "samples" / f"eta0.000-{tau}-steps0005.png").is_file()
+
+
+def test_the_largest_seed_trains(run_script, workplace, tiny_training):
+    outcome = run_script("train.py", *tiny_training, "logger=none", "callbacks=minimal", f"seed={2**63 - 1}")
+    assert outcome.status == 0, outcome.errors
 
 
 def test_rows_do_not_depend_on_the_batch_size(run_script, workplace, trained_run):

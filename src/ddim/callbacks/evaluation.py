@@ -26,6 +26,8 @@ from ddim.show import show_image, show_summary, show_table
 
 # The update rule of all rows; eta and variance say which member of the family it is.
 SAMPLER = "ddim"
+# Images per cell of the sample sheet.
+SHEET_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -166,16 +168,18 @@ class EvaluationGrid(pl.Callback):
         self.show_progress = show_progress
         self.context = dict(context or {})
         self.results: list[GridResult] = []
+        self.pictures: list[Path] = []
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DenoisingModule)
         self.measure.extractor.to(pl_module.device)
-        sheets: dict[tuple[str, int], Tensor] = {}
+        # By spacing: rows of a sheet are η and columns S, so two spacings would fight for one cell.
+        sheets: dict[str, dict[tuple[str, int], Tensor]] = {}
         with GridProgress(len(self.points), enabled=self.show_progress and trainer.is_global_zero) as progress:
             for point in self.points:
                 result, images = self._measure_point(trainer, pl_module, point, progress)
                 self.results.append(result)
-                sheets[eta_label(result), point.steps] = images
+                sheets.setdefault(point.tau, {})[eta_label(result), point.steps] = images[:SHEET_IMAGES]
                 if trainer.is_global_zero:
                     self._save_point(trainer, result, images)
                 progress.finish_point(_line(result))
@@ -211,15 +215,19 @@ class EvaluationGrid(pl.Callback):
         picture.save(folder / f"{point_key(result).replace('/', '-')}.png")
         show_image(trainer, f"samples/{point_key(result)}", picture, _line(result))
 
-    def _save_grid(self, trainer: pl.Trainer, sheets: Mapping[tuple[str, int], Tensor]) -> None:
-        sheet = sample_sheet({key: images[:16] for key, images in sheets.items()})
-        sheet.save(self.directory / "samples.png")
-        show_image(trainer, "grid/samples", sheet)
+    def _save_grid(self, trainer: pl.Trainer, sheets: Mapping[str, Mapping[tuple[str, int], Tensor]]) -> None:
+        for tau, images in sheets.items():
+            name = "samples" if len(sheets) == 1 else f"samples-{tau}"
+            sheet = sample_sheet(images)
+            sheet.save(self.directory / f"{name}.png")
+            show_image(trainer, f"grid/{name}", sheet)
+            self.pictures.append(self.directory / f"{name}.png")
         plot_distance(self.results, self.measure.floor, self.directory / "distance.png")
         plot_speed(self.results, self.directory / "speed.png")
         for name in ("distance", "speed"):
             with Image.open(self.directory / f"{name}.png") as plot:
                 show_image(trainer, f"grid/{name}", plot)
+            self.pictures.append(self.directory / f"{name}.png")
         rows = [[_plain(getattr(row, column)) for column in COLUMNS] for row in self.results]
         show_table(trainer, "grid/results", COLUMNS, rows)
         show_summary(trainer, summary(self.results, self.measure.floor))
@@ -323,13 +331,13 @@ class TrainingEvaluation(EveryNValidations):
 
 
 def point_key(point: GridPoint | GridResult) -> str:
-    """`eta0.000/steps0010`: sorts by η, then by S."""
+    """`eta0.000/linear/steps0010`: sorts by η, then by spacing, then by S."""
     sampler = f"eta{point.eta:.3f}" if point.variance == "eta" else point.variance
-    return f"{sampler}/steps{point.steps:04d}"
+    return f"{sampler}/{point.tau}/steps{point.steps:04d}"
 
 
 def summary(rows: Sequence[GridResult], floor: Floor | None) -> dict[str, float]:
-    """Single numbers whose keys sort well: `frechet_distance/eta0.000/steps0010`."""
+    """Single numbers whose keys sort well: `frechet_distance/eta0.000/linear/steps0010`."""
     names = ("frechet_distance", "kid_mean", "precision", "recall", "inception_score_mean", "images_per_second")
     values = {
         f"{name}/{point_key(row)}": getattr(row, name)
