@@ -18,25 +18,27 @@ from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-import ddim.callbacks.evaluation as evaluation_module
+import ddim.callbacks.generation as generation_module
 from ddim.build import training_callbacks
 from ddim.callbacks import (
     LastCheckpoint,
     Measure,
     SampleGrid,
+    Sampling,
     Throughput,
     TrainingEvaluation,
     TrainingProgress,
     WeightEma,
 )
-from ddim.callbacks.evaluation import Features, _gather, _interleaving, generate, point_key
+from ddim.callbacks.generation import _gather, _interleaving, generate
+from ddim.callbacks.study import point_key
 from ddim.config import CallbacksConfig, SampleGridConfig, TrainConfig, TrainingEvaluationConfig
 from ddim.data import build_datamodule
 from ddim.denoisers import UNet
 from ddim.diffusion import NoiseSchedule, NoiseSource
 from ddim.grid import grid_points
 from ddim.lit_module import DenoisingModule
-from ddim.metrics import build_extractor
+from ddim.metrics import Features, build_extractor
 
 SOURCES = Path(__file__).resolve().parents[1] / "src" / "ddim"
 SHAPE = (1, 8, 8)
@@ -298,10 +300,8 @@ class TestGenerate:
             module,
             extractor,
             self.POINT,
-            NoiseSource(0),
-            shape=SHAPE,
+            Sampling(NoiseSource(0), SHAPE, batch_size),
             num_samples=num_samples,
-            batch_size=batch_size,
             keep_images=keep,
             advance=seen.append,
         )
@@ -328,7 +328,7 @@ class TestGenerate:
     def test_ranks_together_hold_each_sample_once_and_in_order(self, monkeypatch, num_samples, world_size):
         """Each rank in turn in this process; what it would send is kept, then gathered as every rank would."""
         local: list = []
-        monkeypatch.setattr(evaluation_module, "_gather", lambda part, world_size: local.append(part))
+        monkeypatch.setattr(generation_module, "_gather", lambda part, world_size: local.append(part))
         for rank in range(world_size):
             self.generate(num_samples, 3, rank, world_size, keep=4)
         monkeypatch.undo()
@@ -347,7 +347,7 @@ class TestGenerate:
 
     def test_training_mode_comes_back(self):
         module = module_of().train()
-        with evaluation_module.sampling_context(
+        with generation_module.sampling_context(
             SimpleNamespace(precision_plugin=pl.plugins.precision.Precision()), module
         ):
             assert not module.training and torch.is_inference_mode_enabled()
@@ -388,7 +388,11 @@ class TestSamplePictures:
 
         def pictures(folder: str, batch_size: int, every: int) -> dict[str, bytes]:
             grid = SampleGrid(
-                point, SHAPE, tmp_path / folder, num_images=6, batch_size=batch_size, every_n_validations=every
+                point,
+                Sampling(NoiseSource(0), SHAPE, batch_size),
+                tmp_path / folder,
+                num_images=6,
+                every_n_validations=every,
             )
             trainer_of(grid, max_steps=6).fit(module_of(), digits)
             return {path.name: Image.open(path).tobytes() for path in (tmp_path / folder).iterdir()}
@@ -401,7 +405,7 @@ class TestSamplePictures:
 
     def test_nothing_is_drawn_at_the_sanity_check(self, digits, tmp_path):
         (point,) = grid_points(SCHEDULE, steps=2, etas=0.0, tau="linear")
-        grid = SampleGrid(point, SHAPE, tmp_path / "s", num_images=2, batch_size=2)
+        grid = SampleGrid(point, Sampling(NoiseSource(0), SHAPE, 2), tmp_path / "s", num_images=2)
         trainer_of(grid, max_steps=1, num_sanity_val_steps=1, val_check_interval=80).fit(module_of(), digits)
         assert grid.validations == 0 and not (tmp_path / "s").exists()
 
@@ -430,10 +434,8 @@ class TestTrainingEvaluation:
         evaluation = TrainingEvaluation(
             points,
             Measure(extractor, reference, ("frechet_distance",)),
-            NoiseSource(0),
-            shape=SHAPE,
+            Sampling(NoiseSource(0), SHAPE, 33),
             num_samples=70,
-            batch_size=33,
             every_n_validations=2,
             seed=0,
         )

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ddim.errors import UserError
 from ddim.records import COLUMNS, Floor, GridResult, distance_name, eta_label, eta_order, group_rows, significant
 from ddim.results import read_results, render_table, write_results
+from ddim.terminal import Terminal
 
 CONTRACT = ["dataset", "checkpoint", "weights", "sampler", "eta", "variance", "tau", "steps", "nfe", "num_samples"]
 CONTRACT += ["seed", "features", "frechet_distance", "seconds", "images_per_second"]
@@ -63,7 +64,7 @@ ROWS = [
 ]
 
 
-class Terminal(io.TextIOWrapper):
+class TerminalFile(io.TextIOWrapper):
     """A text stream that says it is a terminal."""
 
     def __init__(self, encoding: str = "utf-8") -> None:
@@ -79,7 +80,7 @@ class Terminal(io.TextIOWrapper):
 
 def rendered(rows: list[GridResult], floor: Floor | None = None) -> str:
     stream = io.StringIO()
-    render_table(rows, floor, stream)
+    render_table(rows, floor, Terminal(stream))
     return stream.getvalue()
 
 
@@ -365,16 +366,16 @@ def test_a_terminal_gets_colour_and_greek_and_whole_numbers(monkeypatch) -> None
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    terminal = Terminal()
-    render_table([result(), result(eta=1.0, frechet_distance=1234.5)], FLOOR, terminal)
+    terminal = TerminalFile()
+    render_table([result(), result(eta=1.0, frechet_distance=1234.5)], FLOOR, Terminal(terminal))
     text = terminal.text()
     assert "\x1b[" in text and "η" in text and "…" not in text
     assert text.count("4.162") == 2 and "1234" in text and "images/s" in text
 
 
 def test_a_terminal_that_cannot_show_greek_gets_plain_text() -> None:
-    terminal = Terminal("latin-1")
-    render_table(ROWS, FLOOR, terminal)
+    terminal = TerminalFile("latin-1")
+    render_table(ROWS, FLOOR, Terminal(terminal))
     assert terminal.text().isascii()
 
 

@@ -17,6 +17,7 @@ from ddim.callbacks import (
     LastCheckpoint,
     Measure,
     SampleGrid,
+    Sampling,
     Throughput,
     TrainingEvaluation,
     TrainingProgress,
@@ -32,6 +33,7 @@ from ddim.diffusion import NoiseSource
 from ddim.errors import UserError
 from ddim.lit_module import DenoisingModule
 from ddim.metrics import (
+    FeatureExtractor,
     Features,
     ReferenceStatistics,
     build_extractor,
@@ -92,23 +94,24 @@ def training_callbacks(
         callbacks.append(
             SampleGrid(
                 sample_grid_point(config, module.schedule),
-                image_shape(datamodule),
+                sampling(config.seed, datamodule, config.loader.eval_batch_size),
                 directory / "samples",
                 num_images=part.sample_grid.num_images,
-                batch_size=config.loader.eval_batch_size,
                 every_n_validations=part.sample_grid.every_n_validations,
-                seed=config.seed,
             )
         )
     if part.evaluation.enabled:
         callbacks.append(
             TrainingEvaluation(
                 training_grid(config, module.schedule),
-                build_measure(part.evaluation.features, part.evaluation.metrics, config, datamodule),
-                NoiseSource(config.seed),
-                shape=image_shape(datamodule),
+                build_measure(
+                    load_extractor(part.evaluation.features, config, datamodule),
+                    part.evaluation.metrics,
+                    config,
+                    datamodule,
+                ),
+                sampling(config.seed, datamodule, part.evaluation.batch_size),
                 num_samples=part.evaluation.num_samples,
-                batch_size=part.evaluation.batch_size,
                 every_n_validations=part.evaluation.every_n_validations,
                 seed=config.seed,
             )
@@ -129,8 +132,27 @@ def training_callbacks(
     return callbacks
 
 
+def sampling(seed: int, datamodule: ImageDataModule, batch_size: int) -> Sampling:
+    """Samples of the size of these images."""
+    shape = (datamodule.channels, datamodule.resolution, datamodule.resolution)
+    return Sampling(NoiseSource(seed), shape, batch_size)
+
+
+def load_extractor(
+    features: str, config: TrainConfig | EvaluateConfig, datamodule: ImageDataModule
+) -> FeatureExtractor:
+    """The feature extractor for these images. Raises `UserError` where its weights are not to be had."""
+    return build_extractor(
+        features,
+        channels=datamodule.channels,
+        resolution=datamodule.resolution,
+        weights_dir=Path(config.cache_dir) / "weights",
+        device=_device(config.trainer),
+    )
+
+
 def build_measure(
-    features: str,
+    extractor: FeatureExtractor,
     metrics: list[str],
     config: TrainConfig | EvaluateConfig,
     datamodule: ImageDataModule,
@@ -139,21 +161,14 @@ def build_measure(
     published: str | None = None,
     with_floor: bool = False,
 ) -> Measure:
-    """Extractor and reference statistics: of `split`, or of a `published` file; the floor is the other split's."""
-    extractor = build_extractor(
-        features,
-        channels=datamodule.channels,
-        resolution=datamodule.resolution,
-        weights_dir=Path(config.cache_dir) / "weights",
-        device=_device(config.trainer),
-    )
+    """Reference statistics: of `split`, or of a `published` file; the floor is the other split's."""
 
     def statistics(of: str) -> ReferenceStatistics:
         count = datamodule.num_images(of)
         return reference_statistics(
             extractor,
             lambda: track(
-                datamodule.images(of, batch_size=500), f"{features} statistics of {count:,} {of} images", count
+                datamodule.images(of, batch_size=500), f"{extractor.name} statistics of {count:,} {of} images", count
             ),
             datamodule.provenance(of),
             Path(config.cache_dir) / "reference",
@@ -202,8 +217,3 @@ def build_trainer(arguments: Mapping[str, Any], directory: Path, **managed: Any)
 def _device(trainer: Mapping[str, Any]) -> str:
     """Where features of the real images are extracted, before there is a Trainer to ask."""
     return "cuda" if torch.cuda.is_available() and trainer.get("accelerator") in ("auto", "gpu", "cuda") else "cpu"
-
-
-def image_shape(datamodule: ImageDataModule) -> tuple[int, int, int]:
-    """(C, H, W)."""
-    return datamodule.channels, datamodule.resolution, datamodule.resolution

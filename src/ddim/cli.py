@@ -19,7 +19,16 @@ from hydra.errors import HydraException
 from ddim.errors import UserError
 
 # A list for these is one grid in one process; elsewhere `a,b,c` keeps Hydra's meaning, a multirun.
-GRID_KEYS = ("sampler.steps", "sampler.eta", "sampler.tau", "callbacks.evaluation.steps", "callbacks.evaluation.eta")
+GRID_KEYS = (
+    "sampler.steps",
+    "sampler.eta",
+    "sampler.tau",
+    "evaluation.parts",
+    "evaluation.metrics",
+    *(f"evaluation.{part}.eta" for part in ("consistency", "trajectory", "diversity")),
+    "callbacks.evaluation.steps",
+    "callbacks.evaluation.eta",
+)
 # Groups that take keys no file in conf/ lists: any argument of Lightning's Trainer (checked by name later), and in
 # evaluate.py what the checkpoint supplies.
 TRAINER = ("trainer",)

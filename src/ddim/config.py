@@ -10,16 +10,17 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ddim.checks import at_least, one_of, some_of
 from ddim.diffusion import NoiseSchedule
 from ddim.errors import UserError
-from ddim.grid import GridPoint, grid_points
+from ddim.evaluation_config import EvaluationConfig, SamplerConfig, plan
+from ddim.grid import GridPoint
 from ddim.metrics import FEATURES, METRICS
 
 OPTIMIZERS = ("adam", "adamw")
@@ -37,9 +38,9 @@ class LoaderConfig:
     num_workers: int = 2
 
     def check(self) -> None:
-        _at_least("loader.batch_size", self.batch_size, 1)
-        _at_least("loader.eval_batch_size", self.eval_batch_size, 1)
-        _at_least("loader.num_workers", self.num_workers, 0)
+        at_least("loader.batch_size", self.batch_size, 1)
+        at_least("loader.eval_batch_size", self.eval_batch_size, 1)
+        at_least("loader.num_workers", self.num_workers, 0)
 
 
 @dataclass
@@ -47,7 +48,7 @@ class LossConfig:
     weighting: str = "simple"
 
     def check(self) -> None:
-        _one_of("loss.weighting", self.weighting, WEIGHTINGS)
+        one_of("loss.weighting", self.weighting, WEIGHTINGS)
 
 
 @dataclass
@@ -59,29 +60,14 @@ class OptimizerConfig:
     warmup_steps: int = 5000
 
     def check(self) -> None:
-        _one_of("optimizer.name", self.name, OPTIMIZERS)
+        one_of("optimizer.name", self.name, OPTIMIZERS)
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"optimizer.lr={self.lr} must be a positive number.")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optimizer.betas={list(self.betas)} must be two numbers in [0, 1).")
         if not self.weight_decay >= 0:
             raise UserError(f"optimizer.weight_decay={self.weight_decay} must not be negative.")
-        _at_least("optimizer.warmup_steps", self.warmup_steps, 0)
-
-
-@dataclass
-class SamplerConfig:
-    """The grid: every number of steps with every η. `steps` and `eta` are one value or a list."""
-
-    steps: Any = field(default_factory=lambda: [5, 10, 20, 50])
-    eta: Any = field(default_factory=lambda: [0.0, 0.5, 1.0])
-    tau: Any = "linear"
-    clip_denoised: bool = False
-
-    def points(self, schedule: NoiseSchedule, prefix: str = "sampler") -> list[GridPoint]:
-        return grid_points(
-            schedule, steps=self.steps, etas=self.eta, tau=self.tau, clip_denoised=self.clip_denoised, prefix=prefix
-        )
+        at_least("optimizer.warmup_steps", self.warmup_steps, 0)
 
 
 @dataclass
@@ -93,7 +79,7 @@ class EmaConfig:
     def check(self) -> None:
         if not 0 <= self.decay < 1:
             raise UserError(f"callbacks.ema.decay={self.decay} must lie in [0, 1).")
-        _at_least("callbacks.ema.update_every_n_steps", self.update_every_n_steps, 1)
+        at_least("callbacks.ema.update_every_n_steps", self.update_every_n_steps, 1)
 
 
 @dataclass
@@ -103,8 +89,8 @@ class CheckpointConfig:
     mode: str = "min"
 
     def check(self) -> None:
-        _at_least("callbacks.checkpoint.every_n_steps", self.every_n_steps, 1)
-        _one_of("callbacks.checkpoint.mode", self.mode, ("min", "max"))
+        at_least("callbacks.checkpoint.every_n_steps", self.every_n_steps, 1)
+        one_of("callbacks.checkpoint.mode", self.mode, ("min", "max"))
 
 
 @dataclass
@@ -116,8 +102,8 @@ class SampleGridConfig:
     eta: Any = 0.0
 
     def check(self) -> None:
-        _at_least("callbacks.sample_grid.every_n_validations", self.every_n_validations, 1)
-        _at_least("callbacks.sample_grid.num_images", self.num_images, 1)
+        at_least("callbacks.sample_grid.every_n_validations", self.every_n_validations, 1)
+        at_least("callbacks.sample_grid.num_images", self.num_images, 1)
 
 
 @dataclass
@@ -133,11 +119,11 @@ class TrainingEvaluationConfig:
 
     def check(self) -> None:
         prefix = "callbacks.evaluation"
-        _at_least(f"{prefix}.every_n_validations", self.every_n_validations, 1)
-        _at_least(f"{prefix}.num_samples", self.num_samples, 2)
-        _at_least(f"{prefix}.batch_size", self.batch_size, 1)
-        _one_of(f"{prefix}.features", self.features, FEATURES)
-        self.metrics = _some_of(f"{prefix}.metrics", self.metrics, METRICS)
+        at_least(f"{prefix}.every_n_validations", self.every_n_validations, 1)
+        at_least(f"{prefix}.num_samples", self.num_samples, 2)
+        at_least(f"{prefix}.batch_size", self.batch_size, 1)
+        one_of(f"{prefix}.features", self.features, FEATURES)
+        self.metrics = some_of(f"{prefix}.metrics", self.metrics, METRICS)
 
 
 @dataclass
@@ -164,37 +150,9 @@ class LoggerConfig:
     log_model: bool = False
 
     def check(self) -> None:
-        _one_of("logger.name", self.name, LOGGERS)
+        one_of("logger.name", self.name, LOGGERS)
         if self.offline not in ("auto", True, False):
             raise UserError(f"logger.offline={self.offline} must be auto, true or false.")
-
-
-@dataclass
-class EvaluationConfig:
-    name: str = "grid"
-    weights: str = "ema"
-    num_samples: int = 1000
-    batch_size: int = 500
-    features: str = "pixels"
-    metrics: Any = field(default_factory=lambda: list(METRICS))
-    reference: str | None = None
-    reference_split: str = "train"
-    floor: bool = True
-    loss_images: int = 512
-    grid_images: int = 64
-
-    def check(self) -> None:
-        _one_of("evaluation.name", self.name, ("grid",))
-        _one_of("evaluation.weights", self.weights, ("ema", "raw"))
-        _at_least("evaluation.num_samples", self.num_samples, 2)
-        _at_least("evaluation.batch_size", self.batch_size, 1)
-        _at_least("evaluation.loss_images", self.loss_images, 1)
-        _at_least("evaluation.grid_images", self.grid_images, 1)
-        _one_of("evaluation.features", self.features, FEATURES)
-        self.metrics = _some_of("evaluation.metrics", self.metrics, METRICS)
-        _one_of("evaluation.reference_split", self.reference_split, ("train", "test"))
-        if self.reference is not None and not Path(self.reference).is_file():
-            raise UserError(f"evaluation.reference={self.reference} is not a file; give a .npz with mu and sigma.")
 
 
 @dataclass
@@ -255,7 +213,7 @@ def evaluation_config(cfg: DictConfig) -> EvaluateConfig:
     config.logger.check()
     _check_seed(config.seed)
     _check_trainer(config.trainer)
-    config.sampler.points(build_schedule(config.schedule))
+    plan(config.sampler, config.evaluation, build_schedule(config.schedule))
     return config
 
 
@@ -340,34 +298,14 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
         value = trainer.get(key, least)
         if isinstance(value, bool) or not isinstance(value, int):
             raise UserError(f"trainer.{key}={value} must be a whole number of at least {least}.")
-        _at_least(f"trainer.{key}", value, least)
+        at_least(f"trainer.{key}", value, least)
     clip = trainer.get("gradient_clip_val")
     if clip is not None and (isinstance(clip, str) or not clip >= 0):
         raise UserError(f"trainer.gradient_clip_val={clip} must be a number of at least 0; 0 or null is off.")
     precision = trainer.get("precision", "32-true")
-    _one_of("trainer.precision", str(precision), PRECISIONS)
+    one_of("trainer.precision", str(precision), PRECISIONS)
 
 
 def _check_seed(seed: int) -> None:
     if not 0 <= seed < 2**63:
         raise UserError(f"seed={seed} must be a whole number from 0 to 2^63 - 1.")
-
-
-def _at_least(key: str, value: int, least: int) -> None:
-    if value < least:
-        raise UserError(f"{key}={value} must be a whole number of at least {least}.")
-
-
-def _one_of(key: str, value: Any, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(f"{key}={value} is not known; choose one of {', '.join(known)}.")
-
-
-def _some_of(key: str, values: Any, known: tuple[str, ...]) -> list[str]:
-    """One name or several, as a list."""
-    names = list(values) if isinstance(values, list | tuple) else [values]
-    if not names:
-        raise UserError(f"{key}=[] is empty; choose from {', '.join(known)}.")
-    for name in names:
-        _one_of(key, name, known)
-    return names

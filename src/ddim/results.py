@@ -11,16 +11,9 @@ import json
 import math
 import os
 import secrets
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
-
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
+from typing import Any, NamedTuple
 
 from ddim.errors import UserError
 from ddim.records import (
@@ -37,6 +30,7 @@ from ddim.records import (
     shows_floor,
     significant,
 )
+from ddim.terminal import Terminal
 
 __all__ = [
     "COLUMNS",
@@ -63,7 +57,6 @@ _OPTIONAL = {
     "recall": ("recall", 3),
     "IS": ("inception_score_mean", 4),
 }
-_ASCII = {"σ̂": "sigma_hat", "η": "eta", "τ": "tau"}
 
 
 class Results(NamedTuple):
@@ -105,7 +98,7 @@ def write_results(
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([_cell(value) for value in vars(row).values()] for row in rows)
+    writer.writerows([csv_cell(value) for value in vars(row).values()] for row in rows)
     document = {
         "format": 1,
         "rows": [row.as_record() for row in rows],
@@ -149,7 +142,7 @@ def _row(record: Mapping[str, Any]) -> GridResult:
     return GridResult(**{name: value for name, value in record.items() if name in COLUMNS})
 
 
-def _cell(value: Any) -> str:
+def csv_cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -157,52 +150,27 @@ def _cell(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def render_table(rows: Sequence[GridResult], floor: Floor | None = None, file: TextIO | None = None) -> None:
+def render_table(rows: Sequence[GridResult], floor: Floor | None = None, terminal: Terminal | None = None) -> None:
     """Print the grid (eta down, S across, best of each column marked), every measured number, floor and provenance.
 
-    Rows whose provenance differs get tables of their own. When `file` (default: standard output) is not a terminal,
-    the text is ASCII without colours or boxes, as wide as it needs to be; numbers are never cut on a terminal either.
+    Rows whose provenance differs get tables of their own. `terminal` is standard output by default.
     """
-    file = sys.stdout if file is None else file
-    styled = file.isatty() and "utf" in (getattr(file, "encoding", None) or "").lower()
-    console = Console(file=file, force_terminal=styled, force_jupyter=False)
+    terminal = terminal or Terminal()
     groups = group_rows(rows)
     for differs, members in groups:
         if differs:
-            _say(console, ", ".join(f"{name} {value}" for name, value in differs.items()), styled, "bold underline")
-        _say(console, f"{distance_name(members[0].features)} by η (down) and S (across)", styled, "bold")
-        pivot = _pivot(members, styled)
-        note = "* lowest of its column\n" if pivot.row_count > 1 else ""
-        for table, below in ((pivot, note), (_long(members, styled), "")):
-            needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
-            console.width = max(console.width, needed)
-            console.print(table)
-            _say(console, below, styled)
+            terminal.say(", ".join(f"{name} {value}" for name, value in differs.items()), "bold underline")
+        terminal.say(f"{distance_name(members[0].features)} by η (down) and S (across)", "bold")
+        _pivot(terminal, members)
+        _long(terminal, members)
         if floor is not None and shows_floor(floor, rows, members[0]):
-            _say(console, _floor_line(floor, members[0].features), styled)
-        _say(console, _provenance_line(members[0]), styled, "dim")
+            terminal.say(_floor_line(floor, members[0].features))
+        terminal.say(_provenance_line(members[0]), "dim")
         if len(groups) > 1:
-            console.print()
+            terminal.say()
 
 
-def _plain(text: str) -> str:
-    for symbol, name in _ASCII.items():
-        text = text.replace(symbol, name)
-    return text.encode("ascii", "backslashreplace").decode()
-
-
-def _say(console: Console, text: str, styled: bool, style: str = "") -> None:
-    console.print(Text(text if styled else _plain(text), style=style if styled else ""), soft_wrap=True)
-
-
-def _table(headers: Sequence[str], styled: bool) -> Table:
-    table = Table(box=SIMPLE_HEAD if styled else None, pad_edge=False, padding=(0, 1, 0, 0) if styled else (0, 1))
-    for header in headers:
-        table.add_column(header if styled else _plain(header), justify="right", no_wrap=True)
-    return table
-
-
-def _pivot(rows: Sequence[GridResult], styled: bool) -> Table:
+def _pivot(terminal: Terminal, rows: Sequence[GridResult]) -> None:
     cells = {(eta_label(row), row.steps): row.frechet_distance for row in rows}
     labels = sorted({label for label, _ in cells}, key=eta_order)
     all_steps = sorted({steps for _, steps in cells})
@@ -210,28 +178,27 @@ def _pivot(rows: Sequence[GridResult], styled: bool) -> Table:
     for steps in all_steps:
         known = [d for (_, s), d in cells.items() if s == steps and d is not None and math.isfinite(d)]
         best[steps] = min(known) if len(known) > 1 else None
-    table = _table(["η", *(f"S={steps}" for steps in all_steps)], styled)
-    for label in labels:
-        line = [Text(label if styled else _plain(label))]
-        for steps in all_steps:
-            value = cells.get((label, steps))
-            is_best = value is not None and value == best[steps]
-            text = ("*" if is_best else "") + significant(value)
-            line.append(Text(text, style="bold green" if is_best and styled else ""))
-        table.add_row(*line)
-    return table
+
+    def text(label: str, steps: int) -> str:
+        value = cells.get((label, steps))
+        return ("*" if value is not None and value == best[steps] else "") + significant(value)
+
+    lines = [[label, *(text(label, steps) for steps in all_steps)] for label in labels]
+    marked = [cell for line in lines for cell in line if cell.startswith("*")]
+    terminal.table(["η", *(f"S={steps}" for steps in all_steps)], lines, best=marked)
+    terminal.say("* lowest of its column\n" if len(labels) > 1 else "")
 
 
-def _long(rows: Sequence[GridResult], styled: bool) -> Table:
+def _long(terminal: Terminal, rows: Sequence[GridResult]) -> None:
     shown = {h: spec for h, spec in _OPTIONAL.items() if any(getattr(row, spec[0]) is not None for row in rows)}
     name = distance_name(rows[0].features).split()[0]
-    table = _table(["S", "nfe", "η", "τ", name, *shown, "seconds", "images/s"], styled)
+    lines = []
     for row in sorted(rows, key=lambda row: (eta_order(eta_label(row)), row.steps)):
         texts = [str(row.steps), str(row.nfe), eta_label(row), row.tau, significant(row.frechet_distance)]
         texts += [significant(getattr(row, attribute), digits) for attribute, digits in shown.values()]
-        texts += [significant(row.seconds, 3), significant(row.images_per_second, 3)]
-        table.add_row(*(Text(text if styled else _plain(text)) for text in texts))
-    return table
+        lines.append([*texts, significant(row.seconds, 3), significant(row.images_per_second, 3)])
+    terminal.table(["S", "nfe", "η", "τ", name, *shown, "seconds", "images/s"], lines)
+    terminal.say()
 
 
 def _floor_line(floor: Floor, features: str) -> str:

@@ -16,23 +16,20 @@ from omegaconf import DictConfig, OmegaConf
 
 import ddim
 from ddim.build import (
-    build_measure,
     build_trainer,
     check_shape,
-    image_shape,
     load_data,
     new_denoiser,
     training_callbacks,
 )
-from ddim.callbacks import EvaluationGrid
 from ddim.checkpoint import CHECKPOINT_KEY, LAST, OVERRIDES_FILE, read_config, resolve_checkpoint
 from ddim.config import build_schedule, evaluation_config, training_config
 from ddim.denoisers.pretrained import denoiser_from_checkpoint, read_checkpoint
-from ddim.diffusion import NoiseSource
 from ddim.errors import UserError
 from ddim.lit_module import DenoisingModule
 from ddim.loggers import build_loggers
-from ddim.results import render_table
+from ddim.studies import build_studies
+from ddim.terminal import Terminal
 
 log = logging.getLogger(__name__)
 
@@ -127,36 +124,21 @@ def evaluate(cfg: DictConfig) -> None:
     denoiser = denoiser_from_checkpoint(checkpoint, part.weights, origin=path)
     check_shape(denoiser, datamodule)
     schedule = build_schedule(config.schedule)
-    measure = build_measure(
-        part.features,
-        part.metrics,
-        config,
-        datamodule,
-        split=part.reference_split,
-        published=part.reference,
-        with_floor=part.floor,
-    )
     module = DenoisingModule(denoiser, schedule, optimizer={}, seed=config.seed)
-    points = config.sampler.points(schedule)
-    grid = EvaluationGrid(
-        points,
-        measure,
-        NoiseSource(config.seed),
-        shape=image_shape(datamodule),
-        num_samples=part.num_samples,
-        batch_size=part.batch_size,
-        directory=directory,
+    studies = build_studies(
+        config,
+        schedule,
+        datamodule,
+        directory,
         identity={
             "dataset": datamodule.name,
             "checkpoint": str(path),
             "weights": part.weights,
             "seed": config.seed,
         },
-        keep_images=part.grid_images,
         show_progress=show_progress,
         context={
             "config": _plain(cfg),
-            "reference": measure.reference.provenance,
             "versions": {"ddim": ddim.__version__, "torch": torch.__version__, "pytorch_lightning": pl.__version__},
             "torch_threads": torch.get_num_threads(),
         },
@@ -164,24 +146,24 @@ def evaluate(cfg: DictConfig) -> None:
     trainer = build_trainer(
         config.trainer,
         directory,
-        callbacks=[grid],
+        callbacks=[*studies],
         enable_progress_bar=False,
         logger=build_loggers(config.logger, directory, job_type="evaluate", hyperparameters=_plain(cfg)),
     )
     log.info(
-        "Evaluating %s (%s weights): %d grid points of %s images. Everything goes to %s",
+        "Evaluating %s (%s weights): %s. Everything goes to %s",
         path,
         part.weights,
-        len(points),
-        f"{part.num_samples:,}",
+        ", ".join(study.plan() for study in studies),
         directory,
     )
     trainer.test(module, datamodule, verbose=False)
     _finish(trainer)
     if trainer.is_global_zero:
-        render_table(grid.results, measure.floor)
-        print(f"\nTable     {directory / 'results.csv'}")
-        print(f"Pictures  {', '.join(map(str, grid.pictures))}")
+        terminal = Terminal()
+        for study in studies:
+            study.report(terminal)
+        terminal.say(f"Pictures  {', '.join(str(path) for study in studies for path in study.pictures)}")
 
 
 def _save_command(cfg: DictConfig, directory: Path) -> None:

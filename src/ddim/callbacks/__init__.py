@@ -2,10 +2,14 @@
 
 from ddim.callbacks.averaging import WeightEma
 from ddim.callbacks.checkpointing import LastCheckpoint
-from ddim.callbacks.evaluation import EvaluationGrid, Measure, TrainingEvaluation, features_name
+from ddim.callbacks.evaluation import EvaluationGrid
+from ddim.callbacks.generation import Sampling
+from ddim.callbacks.measure import Measure, features_name
 from ddim.callbacks.progress import GridProgress, TrainingProgress, track
 from ddim.callbacks.sample_grid import SampleGrid
+from ddim.callbacks.study import Study
 from ddim.callbacks.throughput import Throughput
+from ddim.callbacks.training_evaluation import TrainingEvaluation
 
 __all__ = [
     "EvaluationGrid",
@@ -13,6 +17,8 @@ __all__ = [
     "LastCheckpoint",
     "Measure",
     "SampleGrid",
+    "Sampling",
+    "Study",
     "Throughput",
     "TrainingEvaluation",
     "TrainingProgress",

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-from ddim.callbacks.evaluation import sampling_context
+from ddim.callbacks.generation import Sampling, sampling_context
 from ddim.callbacks.periodic import EveryNValidations
-from ddim.diffusion import NoiseSource
 from ddim.figures import image_grid
 from ddim.grid import GridPoint
 from ddim.lit_module import DenoisingModule
@@ -26,21 +25,17 @@ class SampleGrid(EveryNValidations):
     def __init__(
         self,
         point: GridPoint,
-        shape: tuple[int, int, int],
+        sampling: Sampling,
         directory: Path,
         *,
         num_images: int,
-        batch_size: int,
         every_n_validations: int = 1,
-        seed: int = 0,
     ) -> None:
         super().__init__(every_n_validations)
         self.point = point
-        self.shape = shape
+        self.sampling = sampling
         self.directory = directory
         self.num_images = num_images
-        self.batch_size = batch_size
-        self.noise = NoiseSource(seed)
 
     def on_due_validation(self, trainer: pl.Trainer, module: DenoisingModule) -> None:
         if not trainer.is_global_zero:
@@ -48,8 +43,8 @@ class SampleGrid(EveryNValidations):
         with sampling_context(trainer, module):
             images = torch.cat(
                 [
-                    module.sample_images(self.point, indices, self.shape, self.noise).cpu()
-                    for indices in torch.arange(self.num_images).split(self.batch_size)
+                    module.sample_images(self.point, indices, self.sampling.shape, self.sampling.noise).cpu()
+                    for indices in torch.arange(self.num_images).split(self.sampling.batch_size)
                 ]
             )
         columns = max(1, round(self.num_images**0.5))

@@ -1,0 +1,132 @@
+"""What the parts of an evaluation have in common: points to sample, a directory to write, a table to print."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+
+from ddim.callbacks.generation import Sampling
+from ddim.diffusion import NoiseSchedule
+from ddim.grid import GridPoint
+from ddim.lit_module import DenoisingModule
+from ddim.results import GridResult
+from ddim.show import show_image
+from ddim.terminal import Terminal
+
+# The update rule of all rows; eta and variance say which member of the family it is.
+SAMPLER = "ddim"
+
+
+class Study(pl.Callback):
+    """One question asked of a trained network at the end of `trainer.test`.
+
+    Every process runs it; files and pictures are the first one's. Afterwards `report` prints what was found.
+
+    Args:
+        points: what is sampled.
+        sampling: where the samples come from.
+        directory: everything is written there.
+        identity: what the rows say about where they come from: dataset, checkpoint, weights, seed.
+        show_progress: bars, or a line per point.
+        context: written beside the rows (configuration, versions, hardware).
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self,
+        points: Sequence[GridPoint],
+        sampling: Sampling,
+        directory: Path,
+        identity: Mapping[str, Any],
+        *,
+        show_progress: bool = True,
+        context: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.points = list(points)
+        self.sampling = sampling
+        self.directory = directory
+        self.identity = dict(identity)
+        self.show_progress = show_progress
+        self.context = dict(context or {})
+        self.pictures: list[Path] = []
+
+    def run(self, trainer: pl.Trainer, module: DenoisingModule) -> None:
+        """Do the work and write the files. Called on every process."""
+        raise NotImplementedError
+
+    def plan(self) -> str:
+        """What will be done, for the log: "12 grid points of 1,000 images"."""
+        raise NotImplementedError
+
+    def report(self, terminal: Terminal) -> None:
+        """Print what was found."""
+        raise NotImplementedError
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, DenoisingModule)
+        self.run(trainer, pl_module)
+
+    def columns(self, point: GridPoint, trainer: pl.Trainer, module: DenoisingModule) -> dict[str, Any]:
+        """What a row says about its sampler, its weights and its machine, under the names of `GridResult`."""
+        return {
+            **self.identity,
+            "sampler": SAMPLER,
+            "eta": point.eta,
+            "variance": point.variance,
+            "tau": point.tau,
+            "steps": point.steps,
+            "nfe": point.nfe,
+            "timesteps": point.timesteps,
+            "clip_denoised": point.clip_denoised,
+            "schedule": describe_schedule(module.schedule),
+            "compute_precision": str(trainer.precision),
+            "device": device_name(module.device),
+        }
+
+    def show(self, trainer: pl.Trainer, what: str, picture: Image.Image, caption: str = "") -> None:
+        """Keep a picture as `<name>-<what>.png`, and under `<name>/<what>` in the loggers."""
+        path = self.directory / f"{self.name}-{what}.png"
+        picture.save(path)
+        self.pictures.append(path)
+        show_image(trainer, f"{self.name}/{what}", picture, caption)
+
+    def suffix(self, point: GridPoint) -> str:
+        """Tells the pictures of several spacings apart."""
+        return f"-{point.tau}" if len({point.tau for point in self.points}) > 1 else ""
+
+
+def describe_schedule(schedule: NoiseSchedule) -> str:
+    """`linear(num_timesteps=1000, ...)`: what a distance depends on besides the sampler."""
+    return f"{schedule.name}({', '.join(f'{key}={value}' for key, value in schedule.params.items())})"
+
+
+def point_key(point: GridPoint | GridResult) -> str:
+    """`eta0.000/linear/steps0010`: sorts by η, then by spacing, then by S."""
+    sampler = f"eta{point.eta:.3f}" if point.variance == "eta" else point.variance
+    return f"{sampler}/{point.tau}/steps{point.steps:04d}"
+
+
+def device_name(device: torch.device) -> str:
+    """The hardware that a time was measured on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    """`platform.processor` is empty or just "x86_64" on Linux, where the kernel knows the name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine() or "cpu"

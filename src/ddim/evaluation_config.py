@@ -1,0 +1,164 @@
+"""The `sampler` and `evaluation` groups: what is sampled, which questions are asked of it, and how each is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ddim.checks import at_least, one_of, some_of
+from ddim.diffusion import NoiseSchedule
+from ddim.errors import UserError
+from ddim.grid import GridPoint, grid_points
+from ddim.metrics import FEATURES, METRICS
+
+PARTS = ("grid", "reconstruction", "consistency", "interpolation", "trajectory", "diversity")
+
+
+@dataclass
+class SamplerConfig:
+    """The grid: every number of steps with every η. `steps` and `eta` are one value or a list."""
+
+    steps: Any = field(default_factory=lambda: [5, 10, 20, 50])
+    eta: Any = field(default_factory=lambda: [0.0, 0.5, 1.0])
+    tau: Any = "linear"
+    clip_denoised: bool = False
+
+    def points(self, schedule: NoiseSchedule, prefix: str = "sampler") -> list[GridPoint]:
+        return grid_points(
+            schedule, steps=self.steps, etas=self.eta, tau=self.tau, clip_denoised=self.clip_denoised, prefix=prefix
+        )
+
+
+@dataclass
+class ReconstructionConfig:
+    num_images: int | None = None
+    shown: int = 10
+
+    def check(self, key: str) -> None:
+        if self.num_images is not None:
+            at_least(f"{key}.num_images", self.num_images, 1)
+        at_least(f"{key}.shown", self.shown, 1)
+
+
+@dataclass
+class ConsistencyConfig:
+    num_images: int = 100
+    eta: Any = field(default_factory=lambda: [0.0, 1.0])
+    shown: int = 8
+
+    def check(self, key: str) -> None:
+        at_least(f"{key}.num_images", self.num_images, 1)
+        at_least(f"{key}.shown", self.shown, 1)
+
+
+@dataclass
+class InterpolationConfig:
+    steps: int | None = None
+    lines: int = 6
+    points: int = 11
+    corners: int = 7
+
+    def check(self, key: str) -> None:
+        if self.steps is not None:
+            at_least(f"{key}.steps", self.steps, 1)
+        at_least(f"{key}.lines", self.lines, 1)
+        at_least(f"{key}.points", self.points, 3)
+        at_least(f"{key}.corners", self.corners, 2)
+
+
+@dataclass
+class TrajectoryConfig:
+    steps: int | None = None
+    eta: Any = field(default_factory=lambda: [0.0, 1.0])
+    num_images: int = 6
+    shown: int = 10
+    frame_milliseconds: int = 150
+
+    def check(self, key: str) -> None:
+        if self.steps is not None:
+            at_least(f"{key}.steps", self.steps, 1)
+        at_least(f"{key}.num_images", self.num_images, 1)
+        at_least(f"{key}.shown", self.shown, 2)
+        at_least(f"{key}.frame_milliseconds", self.frame_milliseconds, 20)
+
+
+@dataclass
+class DiversityConfig:
+    steps: int | None = None
+    eta: Any = field(default_factory=lambda: [0.0, 1.0])
+    shown: int = 8
+
+    def check(self, key: str) -> None:
+        if self.steps is not None:
+            at_least(f"{key}.steps", self.steps, 1)
+        at_least(f"{key}.shown", self.shown, 1)
+
+
+@dataclass
+class EvaluationConfig:
+    name: str = "grid"
+    parts: Any = field(default_factory=lambda: ["grid"])
+    weights: str = "ema"
+    num_samples: int = 1000
+    batch_size: int = 500
+    features: str = "pixels"
+    metrics: Any = field(default_factory=lambda: list(METRICS))
+    reference: str | None = None
+    reference_split: str = "train"
+    floor: bool = True
+    loss_images: int = 512
+    grid_images: int = 64
+    reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
+    interpolation: InterpolationConfig = field(default_factory=InterpolationConfig)
+    trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
+    diversity: DiversityConfig = field(default_factory=DiversityConfig)
+
+    def check(self) -> None:
+        self.parts = some_of("evaluation.parts", self.parts, PARTS)
+        if len(set(self.parts)) != len(self.parts):
+            raise UserError(f"evaluation.parts={self.parts} names a part twice.")
+        one_of("evaluation.weights", self.weights, ("ema", "raw"))
+        at_least("evaluation.num_samples", self.num_samples, 2)
+        at_least("evaluation.batch_size", self.batch_size, 1)
+        at_least("evaluation.loss_images", self.loss_images, 1)
+        at_least("evaluation.grid_images", self.grid_images, 1)
+        one_of("evaluation.features", self.features, FEATURES)
+        self.metrics = some_of("evaluation.metrics", self.metrics, METRICS)
+        one_of("evaluation.reference_split", self.reference_split, ("train", "test"))
+        if self.reference is not None and not Path(self.reference).is_file():
+            raise UserError(f"evaluation.reference={self.reference} is not a file; give a .npz with mu and sigma.")
+        for name in ("reconstruction", "consistency", "interpolation", "trajectory", "diversity"):
+            getattr(self, name).check(f"evaluation.{name}")
+
+
+def plan(sampler: SamplerConfig, evaluation: EvaluationConfig, schedule: NoiseSchedule) -> dict[str, list[GridPoint]]:
+    """The points that each part of an evaluation samples, in the order of `evaluation.parts`.
+
+    Raises:
+        UserError: naming the first value that is wrong.
+    """
+    points = {"grid": sampler.points(schedule)}
+    if "reconstruction" in evaluation.parts:
+        # The inverse of encoding is the deterministic sampler, which must not clip: encoding did not.
+        points["reconstruction"] = replace(sampler, eta=0.0, clip_denoised=False).points(schedule)
+    if "consistency" in evaluation.parts:
+        points["consistency"] = replace(sampler, eta=evaluation.consistency.eta).points(
+            schedule, "evaluation.consistency"
+        )
+        if len({point.steps for point in points["consistency"]}) < 2:
+            raise UserError(
+                f"sampler.steps={sampler.steps} is one number of steps; evaluation=consistency compares at least two, "
+                "for example sampler.steps=10,20,50."
+            )
+    for name, eta, steps in (
+        ("interpolation", 0.0, evaluation.interpolation.steps),
+        ("trajectory", evaluation.trajectory.eta, evaluation.trajectory.steps),
+        ("diversity", evaluation.diversity.eta, evaluation.diversity.steps),
+    ):
+        if name in evaluation.parts:
+            largest = max(point.steps for point in points["grid"])
+            alone = replace(sampler, steps=largest if steps is None else steps, eta=eta)
+            points[name] = alone.points(schedule, f"evaluation.{name}")
+    return {name: points[name] for name in evaluation.parts}
