@@ -19,7 +19,7 @@ _SHEET_WIDTH = 1400
 _MARGIN = 24
 
 
-def _pixels(images: torch.Tensor | np.ndarray) -> np.ndarray:
+def pixels_of(images: torch.Tensor | np.ndarray) -> np.ndarray:
     """uint8 (N, C, H, W) -> uint8 numpy (N, H, W, C)."""
     array = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1] not in (1, 3) or 0 in array.shape:
@@ -33,7 +33,7 @@ def image_grid(images: torch.Tensor | np.ndarray, columns: int, scale: int | Non
     images: uint8 (N, C, H, W), C = 1 (greyscale picture) or 3 (RGB). Each pixel becomes a square of scale x scale;
     by default the smallest scale that shows an image at no less than 48 pixels. Raises ValueError on anything else.
     """
-    pixels = _pixels(images)
+    pixels = pixels_of(images)
     if columns < 1 or (scale is not None and scale < 1):
         raise ValueError(f"columns and scale must be at least 1, got {columns} and {scale}")
     count, height, width, channels = pixels.shape
@@ -58,7 +58,7 @@ def sample_sheet(
     images_by_point: {(eta label, S): uint8 (n, C, H, W)}; all of one shape (ValueError otherwise). A point that is
     missing leaves its place grey.
     """
-    shapes = {_pixels(images).shape for images in images_by_point.values()}
+    shapes = {pixels_of(images).shape for images in images_by_point.values()}
     if len(shapes) != 1:
         raise ValueError(f"every point must have images of the same number and shape, got {sorted(shapes) or 'none'}")
     count, height, width, _ = shapes.pop()
@@ -70,7 +70,7 @@ def sample_sheet(
     cells = {point: image_grid(images, columns, scale) for point, images in images_by_point.items()}
     cell_width, cell_height = next(iter(cells.values())).size
 
-    text, heading = _font(22), _font(28)
+    text, heading = font(22), font(28)
     left = math.ceil(max(text.getlength(eta_title(label)) for label in labels)) + 2 * _MARGIN
     sheet_width = max(640, left + len(all_steps) * (cell_width + _MARGIN))
     characters = int((sheet_width - 2 * _MARGIN) / heading.getlength("n"))
@@ -94,6 +94,6 @@ def sample_sheet(
     return sheet
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
     """The font that comes with matplotlib: it has the Greek letters, which Pillow's own lacks."""
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
