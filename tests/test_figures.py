@@ -261,11 +261,12 @@ def test_speed_is_seconds_against_steps_and_hardware_is_kept_apart() -> None:
     rows = [*grid(etas=(0.0,)), result(steps=20, seconds=0.5, device="H200")]
     (axes,) = speed_figure(rows).axes
     assert [data(line) for line in axes.lines] == [
-        [(10, 3.0), (20, 6.0), (50, 15.0)],
-        [(20, 0.5)],
+        [(10, 150.0), (20, 300.0), (50, 750.0)],
+        [(20, 25.0)],
     ]
     assert {"device CPU", "device H200"} <= set(legend(axes))
-    assert "1,000" in axes.get_ylabel()
+    assert axes.get_ylabel() == "seconds per 50,000 images" and "N = 1,000" in axes.get_title(loc="left")
+    assert axes.get_xscale() == axes.get_yscale() == "log"
 
 
 @pytest.mark.parametrize("draw", [distance_figure, speed_figure])

@@ -24,7 +24,7 @@ TRAINING_GROUPS = (
     "schedule",
     "trainer",
 )
-EVALUATION_GROUPS = ("evaluation", "sampler", "logger", "trainer", "schedule")
+EVALUATION_GROUPS = ("evaluation", "sampler", "logger", "trainer", "schedule", "table")
 
 
 def options(group: str) -> list[str]:
@@ -43,7 +43,8 @@ def test_every_group_is_covered():
 
 @pytest.mark.parametrize("choice", [f"{group}={name}" for group in TRAINING_GROUPS for name in options(group)])
 def test_training_presets_compose_and_check(choice):
-    extra = ["dataset.root=somewhere"] if "image_folder" in choice and choice.startswith("dataset") else []
+    needs_root = ("dataset=image_folder", "dataset=lsun_bedroom", "dataset=lsun_church")
+    extra = ["dataset.root=somewhere"] if choice in needs_root else []
     training_config(composed("train", choice, *extra))
 
 
@@ -69,7 +70,7 @@ def test_the_paper_presets_carry_the_papers_values():
 @pytest.mark.parametrize("denoiser", options("denoiser"))
 def test_every_denoiser_takes_a_training_step(run_script, workplace, denoiser):
     """At the smallest resolution its levels and attention allow; the full-size ones are the tests of the network."""
-    resolution = 32 if denoiser == "unet_lsun" else 16
+    resolution = 32 if denoiser.startswith("unet_lsun") else 16
     outcome = run_script(
         "train.py",
         "dataset=image_folder",

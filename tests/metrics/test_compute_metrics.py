@@ -113,6 +113,23 @@ def test_precision_and_recall_in_blocks_equal_those_at_once():
     assert found["recall"] == pytest.approx(expected["recall"], abs=1e-3)
 
 
+def test_distances_for_precision_and_recall_are_in_full_float32(monkeypatch):
+    seen = []
+
+    def look(*args, **kwargs):
+        seen.append((torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision))
+        return prc_features_to_metric(*args, **kwargs)
+
+    monkeypatch.setattr(compute, "prc_features_to_metric", look)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        compute_metrics(Features(torch.randn(9, 3)), reference(torch.randn(9, 3)), ["precision_recall"])
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == [("ieee", "ieee")]
+
+
 def test_inception_score_of_certain_and_evenly_spread_classes():
     """K classes, each certain and equally frequent in every split, score K; no certainty at all scores 1."""
     certain = 50 * torch.nn.functional.one_hot(torch.arange(4000) % 4).float()

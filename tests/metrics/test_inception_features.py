@@ -132,6 +132,61 @@ def test_features_ignore_the_callers_precision_and_training_mode(extractor, gene
     assert not torch.allclose(reduced.float(), generated.features[:2], rtol=1e-4, atol=1e-5)
 
 
+def in_a_parent(extractor):
+    torch.nn.Sequential(extractor).train(True)
+
+
+def directly(extractor):
+    extractor.train(True)
+
+
+def the_network_inside(extractor):
+    extractor.network.train()
+
+
+def every_module_by_hand(extractor):
+    for module in extractor.modules():
+        module.training = True
+
+
+@pytest.mark.parametrize("switch", [in_a_parent, directly, the_network_inside, every_module_by_hand])
+def test_inception_never_works_in_training_mode(extractor, generated, switch):
+    """Batch statistics would change the features, and each batch the running statistics behind all later ones."""
+    buffers = {name: buffer.clone() for name, buffer in extractor.network.named_buffers()}
+    switch(extractor)
+    found = extractor(GENERATED[:5])
+    assert not any(module.training for module in extractor.modules())
+    assert torch.equal(found.features, generated.features[:5]) and torch.equal(found.logits, generated.logits[:5])
+    assert sum(name.endswith("running_mean") for name in buffers) == 94
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in extractor.network.named_buffers())
+
+
+@pytest.mark.parametrize("switch", [in_a_parent, directly])
+def test_training_a_parent_does_not_even_switch_inception(extractor, switch):
+    switch(extractor)
+    assert not any(module.training for module in extractor.modules())
+
+
+def test_batch_statistics_would_change_the_features(random_inception_weights, generated):
+    """Keeps the test above honest."""
+    other = build_extractor("inception-v3-compat", channels=3, resolution=32, weights_dir=random_inception_weights)
+    before = other.network.Conv2d_1a_3x3.bn.running_mean.clone()
+    with torch.no_grad():
+        features, _ = other.network.train()(GENERATED[:5])
+    assert not torch.allclose(features, generated.features[:5], rtol=0.1)
+    assert not torch.equal(other.network.Conv2d_1a_3x3.bn.running_mean, before)
+
+
+@pytest.mark.parametrize(
+    "unrounded",
+    [GENERATED[:1] / 255, GENERATED[:1] / 127.5 - 1, GENERATED[:1] + 0.4, GENERATED[:1].to(torch.int64)],
+)
+def test_images_that_are_not_yet_bytes_are_refused(extractor, unrounded):
+    """The network would cut off what is behind the point; rounding belongs to the one place that does it."""
+    with pytest.raises(ValueError, match=f"take uint8 images .*, got {unrounded.dtype}"):
+        extract_features(extractor, [unrounded])
+
+
 def test_greyscale_is_repeated_to_three_channels(extractor):
     grey = GENERATED[:1, :1]
     torch.testing.assert_close(extractor(grey).features, extractor(grey.repeat(1, 3, 1, 1)).features)

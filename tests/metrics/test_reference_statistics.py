@@ -45,6 +45,7 @@ def forbidden():
 
 def same(a, b):
     assert np.array_equal(a.mu, b.mu) and np.array_equal(a.sigma, b.sigma) and torch.equal(a.features, b.features)
+    assert torch.equal(a.indices, b.indices) and a.preprocessing == b.preprocessing is not None
     assert (a.num_images, a.provenance, a.digest) == (b.num_images, b.provenance, b.digest)
 
 
@@ -57,6 +58,7 @@ def test_statistics_are_those_of_all_images(extractor, tmp_path):
     assert found.mu.dtype == found.sigma.dtype == np.float64 and found.features.dtype == torch.float32
     assert found.num_images == 150 and done == [64, 128, 150]
     torch.testing.assert_close(found.features, IMAGES.flatten(1) / 255)
+    assert found.indices.dtype == torch.int64 and torch.equal(found.indices, torch.arange(150))
     assert found.provenance["data"]["dataset"] == "noise" and found.provenance["extractor"] == extractor.provenance
 
 
@@ -95,6 +97,36 @@ def test_a_file_of_another_provenance_under_the_right_name_is_not_trusted(extrac
     (tmp_path / f"reference-{other.digest}.npz").replace(tmp_path / f"reference-{first.digest}.npz")
     source = Source()
     same(reference_statistics(extractor, source, PROVENANCE, tmp_path), first)
+    assert source.calls == 1
+
+
+@pytest.mark.parametrize("lacking", ["indices", "features", "mu"])
+def test_a_file_that_lacks_an_array_is_computed_anew(extractor, tmp_path, lacking, caplog):
+    first = reference_statistics(extractor, Source(), PROVENANCE, tmp_path)
+    (path,) = tmp_path.iterdir()
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file if key != lacking}
+    np.savez(path, **arrays)
+    same(reference_statistics(extractor, Source(), PROVENANCE, tmp_path), first)
+    assert "computed anew" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["indices", "features"])
+def test_a_file_with_too_few_rows_is_computed_anew(extractor, tmp_path, key):
+    first = reference_statistics(extractor, Source(), PROVENANCE, tmp_path)
+    (path,) = tmp_path.iterdir()
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file}
+    np.savez(path, **(arrays | {key: arrays[key][:-1]}))
+    same(reference_statistics(extractor, Source(), PROVENANCE, tmp_path), first)
+
+
+def test_files_of_an_older_format_are_not_read(extractor, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(reference, "FORMAT", reference.FORMAT - 1)
+        reference_statistics(extractor, Source(), PROVENANCE, tmp_path)
+    source = Source()
+    reference_statistics(extractor, source, PROVENANCE, tmp_path)
     assert source.calls == 1
 
 
@@ -155,6 +187,18 @@ def test_features_beyond_the_limit_are_a_uniform_subset(extractor, tmp_path):
     np.testing.assert_allclose(found.mu, rows.double().numpy().mean(axis=0))
 
 
+@pytest.mark.parametrize("batch_size", [1, 7, 39, 41, 150])
+@pytest.mark.parametrize("limit", [2, 40, 149, 150, 151])
+def test_indices_tell_which_images_the_kept_features_are_of(extractor, tmp_path, limit, batch_size):
+    found = reference_statistics(extractor, Source(batch_size), PROVENANCE, tmp_path, max_features=limit)
+    kept = min(limit, 150)
+    assert found.indices.shape == (kept,) and len(set(found.indices.tolist())) == kept
+    torch.testing.assert_close(found.features, extractor(IMAGES[found.indices]).features, rtol=0, atol=0)
+    if limit >= 150:
+        assert torch.equal(found.indices, torch.arange(150))
+    same(reference_statistics(extractor, forbidden, PROVENANCE, tmp_path, max_features=limit), found)
+
+
 def test_wrong_counts_and_provenances_are_refused(extractor, tmp_path):
     with pytest.raises(ValueError, match="says 150 images, there were 100"):
         reference_statistics(extractor, Source(count=100), PROVENANCE, tmp_path)
@@ -170,6 +214,7 @@ def test_published_statistics_give_the_same_distance_and_nothing_else(extractor,
     np.savez(tmp_path / "published.npz", mu=computed.mu, sigma=computed.sigma)
     published = load_published_statistics(tmp_path / "published.npz", dim=16)
     assert published.num_images is None and published.features is None
+    assert published.indices is None and published.preprocessing is None
     assert published.provenance["published"] == "published.npz" and len(published.digest) == 16
     generated = extract_features(extractor, [255 - IMAGES[:50]])
     values = compute_metrics(generated, published)

@@ -4,6 +4,7 @@ from ddim.metrics.compute import METRICS, compute_metrics, frechet_distance
 from ddim.metrics.extractors import FEATURES, build_extractor
 from ddim.metrics.features import FeatureExtractor, Features, extract_features
 from ddim.metrics.moments import RunningMoments
+from ddim.metrics.neighbours import nearest_neighbours
 from ddim.metrics.reference import ReferenceStatistics, load_published_statistics, reference_statistics
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "extract_features",
     "frechet_distance",
     "load_published_statistics",
+    "nearest_neighbours",
     "reference_statistics",
 ]

@@ -12,7 +12,7 @@ from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, i
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-from ddim.metrics.features import Features
+from ddim.metrics.features import Features, full_float32
 from ddim.metrics.moments import RunningMoments
 from ddim.metrics.reference import ReferenceStatistics
 
@@ -71,14 +71,15 @@ def compute_metrics(
         values |= {"kid_mean": kid[KEY_METRIC_KID_MEAN], "kid_std": kid[KEY_METRIC_KID_STD]}
     if reference.features is not None and "precision_recall" in metrics and smaller > NEIGHBOURS:
         # The order carries the meaning: the first argument is the generated set.
-        prc = prc_features_to_metric(
-            generated.features.to(device),
-            reference.features.to(device),
-            prc_neighborhood=NEIGHBOURS,
-            prc_batch_size=DISTANCE_ROWS,
-            save_cpu_ram=True,
-            verbose=False,
-        )
+        with full_float32(torch.device(device).type):
+            prc = prc_features_to_metric(
+                generated.features.to(device),
+                reference.features.to(device),
+                prc_neighborhood=NEIGHBOURS,
+                prc_batch_size=DISTANCE_ROWS,
+                save_cpu_ram=True,
+                verbose=False,
+            )
         values |= {"precision": prc[KEY_METRIC_PRECISION], "recall": prc[KEY_METRIC_RECALL]}
     if "inception_score" in metrics and generated.logits is not None and len(generated) >= INCEPTION_SCORE_SPLITS:
         isc = isc_features_to_metric(generated.logits.cpu(), splits=INCEPTION_SCORE_SPLITS, rng_seed=seed)

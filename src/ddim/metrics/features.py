@@ -92,6 +92,8 @@ class FeatureExtractor(nn.Module):
             raise ValueError(
                 f"feature extractors take uint8 images of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}"
             )
+        # A caller may have switched an inner module, which does not pass through train().
+        self.eval()
         device = self._device.device
         with torch.no_grad(), full_float32(device.type):
             return self.extract(images.to(device))

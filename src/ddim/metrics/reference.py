@@ -25,7 +25,10 @@ from ddim.metrics.moments import RunningMoments
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
+# What in a data set's provenance says which images these are. Everything else says how they were made from their
+# files, whatever may be added to it: a setting that is not known here must not go unnoticed.
+IMAGE_IDENTITY = frozenset({"dataset", "split", "split_rule", "count", "skipped", "fingerprint"})
 # What reading a damaged or foreign .npz raises, pickled arrays (which are refused) included.
 UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
 
@@ -35,8 +38,9 @@ class ReferenceStatistics:
     """Mean and covariance of a reference set's features, and the features themselves where they are known.
 
     mu: float64 (D,). sigma: float64 (D, D), divided by N - 1. num_images: N behind mu and sigma, None if unknown.
-    features: float32 (M, D), M = min(N, max_features), or None. provenance: where all this comes from. digest: a short
-    identifier of it.
+    features: float32 (M, D), M = min(N, max_features), or None. indices: int64 (M,), which image each of the features
+    is of, by its position in the stream of images; None without features. provenance: where all this comes from.
+    digest: a short identifier of it.
     """
 
     mu: NDArray[np.float64]
@@ -45,6 +49,19 @@ class ReferenceStatistics:
     features: Tensor | None
     provenance: dict[str, Any]
     digest: str
+    indices: Tensor | None = None
+
+    @property
+    def preprocessing(self) -> str | None:
+        """A short identifier of how files became features: decoder settings, resolution, extractor and its weights.
+
+        Equal for two sets of images, say two splits, that were treated alike; statistics may be compared only if it
+        is. None where the provenance does not tell, as that of published files.
+        """
+        if not {"data", "extractor"} <= self.provenance.keys():
+            return None
+        treatment = {key: value for key, value in self.provenance["data"].items() if key not in IMAGE_IDENTITY}
+        return _short_hash({"data": treatment, "extractor": self.provenance["extractor"]})
 
 
 def reference_statistics(
@@ -60,7 +77,8 @@ def reference_statistics(
     images: called only when the cache has nothing. provenance: JSON-able and different for different pixels, as it
     decides, together with the extractor's, whether a cached file fits; a "count" in it must be the number of images.
     progress: called with the number of images done. max_features: how many features are kept for KID, precision and
-    recall; beyond it a uniform random subset that depends on nothing but the order of the images.
+    recall; beyond it a uniform random subset that depends on nothing but the order of the images, and `indices` tells
+    which.
 
     A damaged cache file is computed anew; a cache that cannot be written costs a warning. Raises UserError for fewer
     than 2 images, ValueError where provenance is not JSON-able or disagrees with the number of images.
@@ -68,7 +86,7 @@ def reference_statistics(
     full_provenance = _json_round_trip(
         {"format": FORMAT, "data": dict(provenance), "extractor": extractor.provenance, "max_features": max_features}
     )
-    digest = hashlib.sha256(json.dumps(full_provenance, sort_keys=True).encode()).hexdigest()[:16]
+    digest = _short_hash(full_provenance)
     path = Path(cache_dir) / f"reference-{digest}.npz"
     cached = _read_cache(path, extractor.dim, full_provenance, digest)
     if cached is not None:
@@ -86,7 +104,13 @@ def reference_statistics(
     if provenance.get("count", moments.count) != moments.count:
         raise ValueError(f"provenance says {provenance['count']} images, there were {moments.count}")
     statistics = ReferenceStatistics(
-        moments.mean, moments.covariance(), moments.count, torch.from_numpy(kept.rows()), full_provenance, digest
+        moments.mean,
+        moments.covariance(),
+        moments.count,
+        torch.from_numpy(kept.rows()),
+        full_provenance,
+        digest,
+        torch.from_numpy(kept.indices()),
     )
     try:
         _write_cache(path, statistics)
@@ -130,6 +154,8 @@ class _Reservoir:
         self.seen = 0
         self.parts: list[NDArray[np.float32]] = []
         self.buffer = np.empty((0, dim), np.float32)
+        # The first rows fill the slots in order; later ones replace.
+        self.positions = np.arange(size)
         self.rng = np.random.default_rng(0)
 
     def add(self, rows: NDArray[np.float32]) -> None:
@@ -138,9 +164,10 @@ class _Reservoir:
         filling = indices < self.size
         if filling.any():
             self.parts.append(rows[filling])
-        for row, slot in zip(rows[~filling], slots[~filling], strict=True):
+        for row, slot, index in zip(rows[~filling], slots[~filling], indices[~filling], strict=True):
             if slot < self.size:
                 self.rows()[slot] = row
+                self.positions[slot] = index
         self.seen += len(rows)
 
     def rows(self) -> NDArray[np.float32]:
@@ -148,6 +175,14 @@ class _Reservoir:
             self.buffer = np.concatenate([self.buffer, *self.parts])
             self.parts = []
         return self.buffer
+
+    def indices(self) -> NDArray[np.int64]:
+        """Position in the stream of each of `rows()`."""
+        return self.positions[: self.seen]
+
+
+def _short_hash(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _json_round_trip(value: dict[str, Any]) -> dict[str, Any]:
@@ -163,20 +198,24 @@ def _read_cache(path: Path, dim: int, provenance: dict[str, Any], digest: str) -
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
-            mu, sigma, features = file["mu"], file["sigma"], file["features"]
+            mu, sigma, features, indices = (file[key] for key in ("mu", "sigma", "features", "indices"))
             num_images, stored = int(file["num_images"]), json.loads(file["provenance"].item())
     except UNREADABLE as error:
         logger.warning("the cached reference statistics %s cannot be read and are computed anew: %s", path, error)
         return None
-    if stored != provenance or mu.shape != (dim,) or sigma.shape != (dim, dim) or features.shape[1:] != (dim,):
+    shapes = (mu.shape, sigma.shape, features.shape, indices.shape)
+    kept = min(num_images, provenance["max_features"])
+    if stored != provenance or shapes != ((dim,), (dim, dim), (kept, dim), (kept,)):
         logger.warning("the cached reference statistics %s are of something else and are computed anew", path)
         return None
-    return ReferenceStatistics(mu, sigma, num_images, torch.from_numpy(features), stored, digest)
+    return ReferenceStatistics(
+        mu, sigma, num_images, torch.from_numpy(features), stored, digest, torch.from_numpy(indices)
+    )
 
 
 def _write_cache(path: Path, statistics: ReferenceStatistics) -> None:
     """Writes beside the target and renames: readers and processes that race see a whole file or none."""
-    assert statistics.features is not None and statistics.num_images is not None
+    assert statistics.features is not None and statistics.indices is not None and statistics.num_images is not None
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".reference-") as folder:
         partial = Path(folder) / path.name
@@ -185,6 +224,7 @@ def _write_cache(path: Path, statistics: ReferenceStatistics) -> None:
             mu=statistics.mu,
             sigma=statistics.sigma,
             features=statistics.features.numpy(),
+            indices=statistics.indices.numpy(),
             num_images=np.int64(statistics.num_images),
             provenance=np.array(json.dumps(statistics.provenance, sort_keys=True)),
         )
