@@ -114,7 +114,7 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Pa
 def digits_run(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
     """The directory of a digits run that is long enough for its samples to look like digits."""
     directory = tmp_path_factory.mktemp("digits") / "outputs"
-    environment = {**os.environ, "DDIM_CACHE_DIR": str(cache_dir), "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "DDIM_CACHE_DIR": str(cache_dir), "OMP_NUM_THREADS": "1"}
     arguments = ["trainer.max_steps=700", "callbacks=minimal", "callbacks.ema.decay=0.98", "logger=none"]
     command = [sys.executable, str(REPOSITORY / "train.py"), *arguments, f"output_dir={directory}"]
     subprocess.run(command, check=True, env=environment, cwd=directory.parent, timeout=600)

@@ -46,7 +46,7 @@ from ddim.results import Floor
 # What Lightning refuses on a machine that lacks it.
 DEVICE_ARGUMENTS = ("accelerator", "devices", "strategy", "precision", "num_nodes")
 # What a dataset's configuration says of the sampler and the evaluation, not of the images.
-DATASET_DEFAULTS = ("features", "tau")
+DATASET_DEFAULTS = ("features", "tau", "table")
 
 
 def load_data(dataset: Mapping[str, Any], config: TrainConfig | EvaluateConfig, **loader: int) -> ImageDataModule:
@@ -181,7 +181,7 @@ def build_measure(
         assert real.features is not None
         values = compute_metrics(Features(real.features), reference, metrics, seed=config.seed)
         floor = Floor(len(real.features), values, features_name(extractor), reference.digest)
-    return Measure(extractor, reference, tuple(metrics), floor)
+    return Measure(extractor, reference, tuple(metrics), floor, None if published else split)
 
 
 def _published(path: Path, dim: int) -> ReferenceStatistics:

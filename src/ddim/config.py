@@ -22,6 +22,7 @@ from ddim.errors import UserError
 from ddim.evaluation_config import EvaluationConfig, SamplerConfig, plan
 from ddim.grid import GridPoint
 from ddim.metrics import FEATURES, METRICS
+from ddim.paper import TABLES
 
 OPTIMIZERS = ("adam", "adamw")
 LOGGERS = ("wandb", "csv", "tensorboard", "none")
@@ -180,6 +181,7 @@ class EvaluateConfig:
     schedule: dict[str, Any]
     trainer: dict[str, Any]
     checkpoint: str = "latest"
+    table: str | None = None
     seed: int = 0
     output_dir: str = "outputs"
     cache_dir: str = "cache"
@@ -213,6 +215,8 @@ def evaluation_config(cfg: DictConfig) -> EvaluateConfig:
     config.logger.check()
     _check_seed(config.seed)
     _check_trainer(config.trainer)
+    if config.table is not None:
+        one_of("table", config.table, tuple(TABLES))
     plan(config.sampler, config.evaluation, build_schedule(config.schedule))
     return config
 

@@ -48,7 +48,8 @@ class ConsistencyConfig:
     shown: int = 8
 
     def check(self, key: str) -> None:
-        at_least(f"{key}.num_images", self.num_images, 1)
+        # The distance between two different samples is the unit of feature distances.
+        at_least(f"{key}.num_images", self.num_images, 2)
         at_least(f"{key}.shown", self.shown, 1)
 
 
@@ -97,7 +98,6 @@ class DiversityConfig:
 
 @dataclass
 class EvaluationConfig:
-    name: str = "grid"
     parts: Any = field(default_factory=lambda: ["grid"])
     weights: str = "ema"
     num_samples: int = 1000
@@ -129,6 +129,11 @@ class EvaluationConfig:
         one_of("evaluation.reference_split", self.reference_split, ("train", "test"))
         if self.reference is not None and not Path(self.reference).is_file():
             raise UserError(f"evaluation.reference={self.reference} is not a file; give a .npz with mu and sigma.")
+        if self.reference is not None and "diversity" in self.parts:
+            raise UserError(
+                f"evaluation.reference={self.reference} holds no features of single images, which evaluation=diversity "
+                "compares with; leave evaluation.reference out or diversity out of evaluation.parts."
+            )
         for name in ("reconstruction", "consistency", "interpolation", "trajectory", "diversity"):
             getattr(self, name).check(f"evaluation.{name}")
 

@@ -81,14 +81,13 @@ def distance_figure(rows: Sequence[GridResult], floor: Floor | None = None) -> F
 
 
 def speed_figure(rows: Sequence[GridResult]) -> Figure:
-    """Seconds for all `num_samples` images against S, log-log; different hardware is never in one line.
+    """Seconds per 50,000 images against S (the paper's Figure 4), log-log; different hardware is never in one line.
 
-    ValueError without rows.
+    Measured on `num_samples` images, feature extraction apart. ValueError without rows.
     """
     figure, (axes,) = _panels(1 if rows else 0)
-    handles = _draw_lines(axes, rows, lambda row: row.seconds, _speed_provenance)
-    ylabel = f"seconds for {_sizes(rows)} samples"
-    _finish(axes, rows, "time against S", ylabel, _speed_provenance, handles)
+    handles = _draw_lines(axes, rows, lambda row: row.seconds_per_50000, _speed_provenance)
+    _finish(axes, rows, "time against S", "seconds per 50,000 images", _speed_provenance, handles)
     _fit_legends(figure)
     return figure
 

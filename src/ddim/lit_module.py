@@ -3,7 +3,7 @@ so that weight averaging, which copies the whole module, copies only the denoise
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ddim.checkpoint import CHECKPOINT_KEY, describe
 from ddim.data import to_model_space, to_uint8
-from ddim.diffusion import NoiseSchedule, NoiseSource, sample, simple_loss
+from ddim.diffusion import Noise, NoiseSchedule, NoiseSource, StepState, sample, simple_loss
 from ddim.errors import UserError
 from ddim.grid import GridPoint
 
@@ -144,26 +144,47 @@ class DenoisingModule(pl.LightningModule):
     ) -> Tensor:
         """Images of the sample numbers `indices`: uint8 (N, C, H, W).
 
-        A sample depends on its number, the noise source's seed and the point, not on its batch mates. Images leave
-        model space here and nowhere else.
+        A sample depends on its number, the noise source's seed and the point, not on its batch mates.
+        """
+        x_T = noise.initial(indices, shape, self.device)
+        return to_uint8(self.decode(point, x_T, noise=noise.bind(indices)))
+
+    def decode(
+        self,
+        point: GridPoint,
+        x_T: Tensor,
+        *,
+        noise: Noise | None = None,
+        on_step: Callable[[StepState], object] | None = None,
+    ) -> Tensor:
+        """x_0 in model space, float (N, C, H, W), of the latents x_T (N, C, H, W); `ddim.data.to_uint8` is the way out.
+
+        noise, on_step: as in `ddim.diffusion.sample`, but a point that needs noise refuses to go without.
+
+        Raises UserError where x_0 is not finite, ValueError where noise is missing.
         """
         with torch.inference_mode():
             x_0 = sample(
                 self,
-                noise.initial(indices, shape, self.device),
+                x_T,
                 self.schedule,
                 point.timesteps_tensor(),
                 point.eta,
                 variance=point.variance,
                 clip_denoised=point.clip_denoised,
-                noise=noise.bind(indices),
+                noise=_no_noise if noise is None else noise,
+                on_step=on_step,
             )
             if not torch.isfinite(x_0).all():
                 raise UserError(
                     f"The samples at step {self.global_step} are not finite numbers: training has diverged; "
                     "lower optimizer.lr or lengthen optimizer.warmup_steps."
                 )
-            return to_uint8(x_0)
+            return x_0
+
+
+def _no_noise(step: int, like: Tensor) -> Tensor:
+    raise ValueError(f"step {step} needs noise and none was given: random numbers of nowhere could not be repeated")
 
 
 def _mix(address: tuple[int, ...]) -> int:

@@ -47,7 +47,8 @@ class GridResult:
 
     `precision` and `recall` are the metrics of Kynkäänniemi et al. (2019); the arithmetic is `compute_precision`.
     `steps` is the S asked for, `nfe` how often the network ran, `seconds` the time of all `num_samples` images.
-    `clip_denoised` is the setting asked for: "sigma_hat_official" clips whatever it says.
+    `clip_denoised` is the setting asked for: "sigma_hat_official" clips whatever it says. `reference` identifies the
+    reference statistics, `preprocessing` how their images and features were made from files.
     """
 
     dataset: str
@@ -79,6 +80,8 @@ class GridResult:
     reference: str | None = None
     reference_source: str | None = None
     reference_images: int | None = None
+    reference_split: str | None = None
+    preprocessing: str | None = None
     timesteps: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -94,6 +97,11 @@ class GridResult:
             except (TypeError, ValueError, KeyError):
                 raise ValueError(f"{entry.name} must be {kind}, got {value!r}") from None
             object.__setattr__(self, entry.name, value)
+
+    @property
+    def seconds_per_50000(self) -> float:
+        """Seconds that 50,000 images would take at this rate (the paper's Figure 4)."""
+        return self.seconds / self.num_samples * 50_000
 
     def as_record(self) -> dict[str, Any]:
         """Plain JSON-able dictionary in column order; `GridResult(**record)` is its inverse."""
@@ -163,6 +171,7 @@ def provenance(row: GridResult) -> dict[str, str]:
         "N": row.num_samples,
         "seed": row.seed,
         "reference": row.reference,
+        "preprocessing": row.preprocessing,
     }
     return {name: "unknown" if value is None else str(value) for name, value in values.items()}
 

@@ -22,13 +22,16 @@ from ddim.build import (
     new_denoiser,
     training_callbacks,
 )
-from ddim.checkpoint import CHECKPOINT_KEY, LAST, OVERRIDES_FILE, read_config, resolve_checkpoint
+from ddim.checkpoint import LAST, OVERRIDES_FILE, read_config
+from ddim.comparison import compare, render_comparison, show_comparison, write_comparison
 from ddim.config import build_schedule, evaluation_config, training_config
-from ddim.denoisers.pretrained import denoiser_from_checkpoint, read_checkpoint
+from ddim.denoisers.pretrained import UNSTATED, read_checkpoint
 from ddim.errors import UserError
 from ddim.lit_module import DenoisingModule
 from ddim.loggers import build_loggers
+from ddim.paper import TABLES
 from ddim.studies import build_studies
+from ddim.subject import open_subject
 from ddim.terminal import Terminal
 
 log = logging.getLogger(__name__)
@@ -97,13 +100,17 @@ def evaluate(cfg: DictConfig) -> None:
     Raises:
         UserError: anything the user can put right, before the first sample.
     """
-    path = resolve_checkpoint(cfg.checkpoint, Path(cfg.output_dir))
-    checkpoint = read_checkpoint(path)
-    OmegaConf.set_struct(cfg, False)
-    for group, stored in read_config(checkpoint, path).items():
-        cfg[group] = _overlaid(group, stored, cfg.get(group))
+    subject = open_subject(cfg)
     config = evaluation_config(cfg)
     part = config.evaluation
+    try:
+        weights = subject.select(part.weights)
+    except UserError as error:
+        raise UserError(f"evaluation.weights={part.weights}: {error}") from error
+    if weights == UNSTATED:
+        log.warning(
+            "%s does not say whether its weights are averaged (EMA); they are taken as they are.", subject.origin
+        )
     directory = Path(HydraConfig.get().runtime.output_dir)
     _quiet()
     torch.manual_seed(config.seed)
@@ -120,8 +127,7 @@ def evaluate(cfg: DictConfig) -> None:
     )
     datamodule.test_limit = part.loss_images
     # The command line may have changed what the weights do not decide, such as the resolution.
-    checkpoint[CHECKPOINT_KEY]["config"]["denoiser"] = config.denoiser
-    denoiser = denoiser_from_checkpoint(checkpoint, part.weights, origin=path)
+    denoiser = subject.build(part.weights, denoiser=config.denoiser)
     check_shape(denoiser, datamodule)
     schedule = build_schedule(config.schedule)
     module = DenoisingModule(denoiser, schedule, optimizer={}, seed=config.seed)
@@ -132,8 +138,8 @@ def evaluate(cfg: DictConfig) -> None:
         directory,
         identity={
             "dataset": datamodule.name,
-            "checkpoint": str(path),
-            "weights": part.weights,
+            "checkpoint": subject.origin,
+            "weights": weights,
             "seed": config.seed,
         },
         show_progress=show_progress,
@@ -152,18 +158,27 @@ def evaluate(cfg: DictConfig) -> None:
     )
     log.info(
         "Evaluating %s (%s weights): %s. Everything goes to %s",
-        path,
-        part.weights,
+        subject.origin,
+        weights,
         ", ".join(study.plan() for study in studies),
         directory,
     )
     trainer.test(module, datamodule, verbose=False)
+    table = None if config.table is None else TABLES[config.table]
+    records = [] if table is None else compare(table, [row for study in studies for row in study.records()])
+    if table is not None and trainer.is_global_zero:
+        write_comparison(directory, table, records)
+        show_comparison(trainer, table, records)
     _finish(trainer)
     if trainer.is_global_zero:
         terminal = Terminal()
         for study in studies:
             study.report(terminal)
-        terminal.say(f"Pictures  {', '.join(str(path) for study in studies for path in study.pictures)}")
+        if table is not None:
+            render_comparison(table, records, terminal)
+            terminal.say(f"Table     {directory / f'{table.name}.csv'}")
+        pictures = [str(path.relative_to(directory)) for study in studies for path in study.pictures]
+        terminal.say(f"\nPictures  in {directory}: {', '.join(pictures)}")
 
 
 def _save_command(cfg: DictConfig, directory: Path) -> None:
@@ -181,24 +196,6 @@ def _check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> Non
                 raise UserError(
                     f"{group}.{key}={now} differs from {then} in {checkpoint}; a resumed run keeps its {group}."
                 )
-
-
-def _overlaid(group: str, stored: Mapping[str, Any], given: DictConfig | None) -> DictConfig:
-    """A checkpoint's group with what the command line said of it.
-
-    Another option replaces the group. The checkpoint's own option, named once more, changes nothing by itself: its
-    file's defaults are not what the checkpoint was trained with.
-    """
-    base = OmegaConf.create(dict(stored))
-    if given is None:
-        return base
-    if given.get("name", stored.get("name")) != stored.get("name"):
-        return given
-    typed = [text.lstrip("+").partition("=")[0] for text in HydraConfig.get().overrides.task]
-    for key in given:
-        if f"{group}.{key!s}" in typed:
-            base[str(key)] = given[key]
-    return base
 
 
 def _finish(trainer: pl.Trainer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,13 @@ def show_image(trainer: pl.Trainer, key: str, picture: Image.Image, caption: str
         elif isinstance(logger, TensorBoardLogger):
             pixels = np.asarray(picture.convert("RGB"))
             logger.experiment.add_image(key, pixels, trainer.global_step, dataformats="HWC")
+
+
+def show_animation(trainer: pl.Trainer, key: str, path: Path, caption: str = "") -> None:
+    """A GIF file under `key` in W&B. TensorBoard would need a video encoder, and CSV has no place for it."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_video(key, [str(path)], caption=[caption])
 
 
 def show_table(trainer: pl.Trainer, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

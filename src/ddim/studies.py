@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ddim.build import build_measure, load_extractor, sampling
-from ddim.callbacks import EvaluationGrid, Study
+from ddim.callbacks import (
+    Consistency,
+    Diversity,
+    EvaluationGrid,
+    Interpolation,
+    Reconstruction,
+    Study,
+    Trajectory,
+)
 from ddim.config import EvaluateConfig
 from ddim.data import ImageDataModule
 from ddim.diffusion import NoiseSchedule
+from ddim.errors import UserError
 from ddim.evaluation_config import plan
+from ddim.paper import TABLES
 
 # Parts that compare with the real images, and those that look at samples with the same features.
 WITH_REFERENCE = ("grid", "diversity")
@@ -31,10 +42,13 @@ def build_studies(
     """One study per part. Features and reference statistics are loaded once, and only where a part needs them.
 
     Raises:
-        UserError: features or statistics are not to be had.
+        UserError: features or statistics are not to be had, or there are fewer images than are to be reconstructed.
     """
     part = config.evaluation
     points = plan(config.sampler, part, schedule)
+    if config.table is not None and "grid" in points:
+        points["grid"] = TABLES[config.table].wanted(points["grid"])
+    reconstructed = _reconstructed(config, datamodule) if "reconstruction" in points else 0
     extractor, measure, context = None, None, dict(context)
     if not set(points).isdisjoint(WITH_FEATURES):
         extractor = load_extractor(part.features, config, datamodule)
@@ -65,5 +79,77 @@ def build_studies(
                     **more,
                 )
             )
-        # further parts follow
+        elif name == "interpolation":
+            interpolation = part.interpolation
+            studies.append(
+                Interpolation(
+                    where,
+                    *common,
+                    lines=interpolation.lines,
+                    points_per_line=interpolation.points,
+                    corners=interpolation.corners,
+                    **more,
+                )
+            )
+        elif name == "trajectory":
+            trajectory = part.trajectory
+            studies.append(
+                Trajectory(
+                    where,
+                    *common,
+                    num_images=trajectory.num_images,
+                    shown=trajectory.shown,
+                    frame_milliseconds=trajectory.frame_milliseconds,
+                    **more,
+                )
+            )
+        elif name == "diversity":
+            assert measure is not None and extractor is not None
+            other = "test" if part.reference_split == "train" else "train"
+            studies.append(
+                Diversity(
+                    where,
+                    *common,
+                    measure=measure,
+                    held_out=build_measure(extractor, [], config, datamodule, split=other).reference,
+                    reference_images=partial(datamodule.images, part.reference_split, batch_size=500),
+                    num_samples=part.num_samples,
+                    shown=part.diversity.shown,
+                    **more,
+                )
+            )
+        elif name == "reconstruction":
+            studies.append(
+                Reconstruction(
+                    where,
+                    *common,
+                    images=partial(datamodule.images, "test", limit=reconstructed),
+                    num_images=reconstructed,
+                    shown=part.reconstruction.shown,
+                    **more,
+                )
+            )
+        elif name == "consistency":
+            assert extractor is not None
+            studies.append(
+                Consistency(
+                    where,
+                    *common,
+                    extractor=extractor,
+                    num_images=part.consistency.num_images,
+                    shown=part.consistency.shown,
+                    **more,
+                )
+            )
     return studies
+
+
+def _reconstructed(config: EvaluateConfig, datamodule: ImageDataModule) -> int:
+    """How many images of the test split are reconstructed. Raises `UserError` where there are not so many."""
+    wanted, available = config.evaluation.reconstruction.num_images, datamodule.num_images("test")
+    if wanted is not None and wanted > available:
+        raise UserError(
+            f"evaluation.reconstruction.num_images={wanted} is more than the {available} images of the test split of "
+            f"{datamodule.name}; take at most {available}, or null for all."
+        )
+    return available if wanted is None else wanted

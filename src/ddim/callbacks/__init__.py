@@ -2,26 +2,36 @@
 
 from ddim.callbacks.averaging import WeightEma
 from ddim.callbacks.checkpointing import LastCheckpoint
+from ddim.callbacks.consistency import Consistency
+from ddim.callbacks.diversity import Diversity
 from ddim.callbacks.evaluation import EvaluationGrid
 from ddim.callbacks.generation import Sampling
+from ddim.callbacks.interpolation import Interpolation
 from ddim.callbacks.measure import Measure, features_name
 from ddim.callbacks.progress import GridProgress, TrainingProgress, track
+from ddim.callbacks.reconstruction import Reconstruction
 from ddim.callbacks.sample_grid import SampleGrid
 from ddim.callbacks.study import Study
 from ddim.callbacks.throughput import Throughput
 from ddim.callbacks.training_evaluation import TrainingEvaluation
+from ddim.callbacks.trajectory import Trajectory
 
 __all__ = [
+    "Consistency",
+    "Diversity",
     "EvaluationGrid",
     "GridProgress",
+    "Interpolation",
     "LastCheckpoint",
     "Measure",
+    "Reconstruction",
     "SampleGrid",
     "Sampling",
     "Study",
     "Throughput",
     "TrainingEvaluation",
     "TrainingProgress",
+    "Trajectory",
     "WeightEma",
     "features_name",
     "track",

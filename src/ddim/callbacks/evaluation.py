@@ -71,6 +71,9 @@ class EvaluationGrid(Study):
     def plan(self) -> str:
         return f"{len(self.points)} grid points of {self.num_samples:,} images"
 
+    def records(self) -> list[dict[str, Any]]:
+        return [result.as_record() for result in self.results]
+
     def report(self, terminal: Terminal) -> None:
         render_table(self.results, self.measure.floor, terminal)
         terminal.say(f"\nTable     {self.directory / 'results.csv'}")
@@ -162,6 +165,8 @@ def grid_result(
         reference=measure.reference.digest,
         reference_source=str(provenance.get("published") or "dataset"),
         reference_images=measure.reference.num_images,
+        reference_split=measure.split,
+        preprocessing=measure.reference.preprocessing,
         seconds=generation.seconds,
         images_per_second=num_samples / generation.seconds,
     )

@@ -10,12 +10,16 @@ from ddim.results import Floor
 
 @dataclass(frozen=True)
 class Measure:
-    """Features, reference and metrics. Kept outside the LightningModule, whose weights are averaged."""
+    """Features, reference and metrics. Kept outside the LightningModule, whose weights are averaged.
+
+    split: whose images the reference is of; None for published statistics.
+    """
 
     extractor: FeatureExtractor
     reference: ReferenceStatistics
     metrics: tuple[str, ...]
     floor: Floor | None = None
+    split: str | None = None
 
 
 def features_name(extractor: FeatureExtractor) -> str:

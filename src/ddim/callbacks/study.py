@@ -69,6 +69,10 @@ class Study(pl.Callback):
         """Print what was found."""
         raise NotImplementedError
 
+    def records(self) -> list[dict[str, Any]]:
+        """What was found, as its files hold it; empty where nothing is measured."""
+        return []
+
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DenoisingModule)
         self.run(trainer, pl_module)

@@ -1,0 +1,110 @@
+"""Plots of the parts of an evaluation that are not the grid: some quantity against S, one line per setting."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import AutoLocator, FixedLocator, FuncFormatter, LogLocator, NullLocator
+from PIL import Image
+
+# Okabe and Ito's palette, told apart by colour-blind readers.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+        ylabel: what is drawn.
+        lines: label -> (S, value) pairs; values that are None, not finite or, on a log axis, not positive are left out.
+        log: whether the values have a log axis; without one it begins at 0.
+        level: a value that is drawn as a dashed horizontal line, and what it is.
+    """
+
+    ylabel: str
+    lines: Mapping[str, Sequence[tuple[int, float | None]]]
+    log: bool = True
+    level: tuple[float, str] | None = None
+
+
+def steps_figure(panels: Sequence[Panel], title: str, subtitle: str = "") -> Image.Image:
+    """The panels side by side, 1,400 pixels wide; S is on a log axis whose ticks are the S that were run."""
+    figure = Figure(figsize=(10.0, 6.2 if len(panels) == 1 else 5.4), dpi=140, facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.15)
+    canvas = FigureCanvasAgg(figure)
+    heading = "\n".join(textwrap.wrap(title, 80))
+    figure.suptitle(heading, fontsize=15, x=0.02, ha="left")
+    axes_row = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, panel in zip(axes_row, panels, strict=True):
+        _draw(axes, panel)
+    if subtitle:
+        figure.supxlabel("\n".join(textwrap.wrap(subtitle, 125)), fontsize=10, color="#444444", x=0.02, ha="left")
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log" if panel.log else "linear")
+    drawn: list[tuple[int, float]] = []
+    for number, (label, points) in enumerate(panel.lines.items()):
+        known = sorted((s, v) for s, v in points if v is not None and math.isfinite(v) and (v > 0 or not panel.log))
+        if known:
+            drawn += known
+            axes.plot(
+                *zip(*known, strict=True),
+                color=_COLOURS[number % len(_COLOURS)],
+                marker=_MARKERS[number % len(_MARKERS)],
+                linewidth=2,
+                markersize=8,
+                markeredgecolor="white",
+                label=label.replace("σ̂", r"$\hat{\sigma}$"),
+            )
+    axes.set_xlabel("S (sampling steps)", fontsize=12)
+    axes.set_ylabel(panel.ylabel, fontsize=12)
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=11)
+    if not drawn:
+        axes.text(0.5, 0.5, "nothing that these axes can show", transform=axes.transAxes, ha="center", fontsize=12)
+        return
+    values = [value for _, value in drawn]
+    if panel.level is not None and (panel.level[0] > 0 or not panel.log):
+        value, text = panel.level
+        values.append(value)
+        axes.axhline(value, color="#555555", linestyle=(0, (6, 4)), linewidth=1.5, zorder=1, label=text)
+    _set_limits(axes, sorted({steps for steps, _ in drawn}), min(values), max(values), panel.log)
+    if len(axes.lines) > 1:
+        axes.legend(frameon=False, fontsize=11, loc="best")
+
+
+def _set_limits(axes: Axes, all_steps: Sequence[int], low: float, high: float, log: bool) -> None:
+    ratio = all_steps[-1] / all_steps[0]
+    margin = max(ratio**0.04, 1.1)
+    axes.set_xlim(all_steps[0] / margin, all_steps[-1] * margin)
+    # Of steps that are so close together that their labels would touch, the smallest is labelled.
+    shown = [all_steps[0]]
+    for steps in all_steps[1:]:
+        if steps >= shown[-1] * ratio**0.08:
+            shown.append(steps)
+    axes.xaxis.set_major_locator(FixedLocator(shown))
+    if log:
+        decades, margin = math.log10(high / low), max((high / low) ** 0.06, 1.15)
+        axes.set_ylim(low / margin, high * margin)
+        subs = (1.0,) if decades > 4 else (1.0, 2.0, 5.0)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs) if decades > 0.9 else AutoLocator())
+    else:
+        axes.set_ylim(0, max(high, 1e-12) * 1.08)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:.10g}"))
+        axis.set_minor_locator(NullLocator())

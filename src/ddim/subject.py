@@ -1,0 +1,98 @@
+"""What is evaluated: a checkpoint, ours or public, with what the command line says over it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from ddim.checkpoint import GROUPS, latest_checkpoint
+from ddim.denoisers.pretrained import Pretrained, open_pretrained
+from ddim.errors import UserError
+from ddim.paper import TABLES
+
+log = logging.getLogger(__name__)
+
+# What the official releases were trained with; their files do not say it.
+OFFICIAL_SCHEDULE = {"name": "linear", "num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
+
+
+def open_subject(cfg: DictConfig) -> Pretrained:
+    """Open the checkpoint and fill in the groups it decides: dataset, denoiser and schedule.
+
+    What the command line says of a group goes over what the checkpoint states. A checkpoint that states no data set
+    takes that of `table=`; one that states no schedule takes the official one.
+
+    Raises:
+        UserError: there is no such checkpoint, it cannot be read, or nothing says which images it is about.
+    """
+    pretrained = _open(cfg.checkpoint, Path(cfg.output_dir), Path(cfg.cache_dir))
+    stated: dict[str, Mapping[str, Any] | None] = {
+        "dataset": pretrained.dataset,
+        "denoiser": pretrained.denoiser,
+        "schedule": pretrained.schedule,
+    }
+    absent = [group for group, value in stated.items() if value is None]
+    if absent and pretrained.format == "ddim":
+        raise UserError(
+            f"checkpoint={pretrained.origin} does not say its {' and '.join(absent)}; it was not written by train.py."
+        )
+    if stated["dataset"] is None and OmegaConf.select(cfg, "dataset.name") is None:
+        stated["dataset"] = _dataset_of_the_table(cfg, pretrained)
+    if stated["schedule"] is None and OmegaConf.select(cfg, "schedule.name") is None:
+        stated["schedule"] = OFFICIAL_SCHEDULE
+        log.info("%s does not state its noise schedule; the official linear one is taken.", pretrained.origin)
+    OmegaConf.set_struct(cfg, False)
+    for group in GROUPS:
+        cfg[group] = _overlaid(group, stated[group], cfg.get(group))
+    return pretrained
+
+
+def _open(source: str | None, output_dir: Path, cache_dir: Path) -> Pretrained:
+    if source is None:
+        raise UserError("checkpoint=null names none; give latest, a run directory, a .ckpt or a public checkpoint.")
+    where = latest_checkpoint(output_dir) if source == "latest" else source
+    try:
+        return open_pretrained(where, cache_dir)
+    except UserError as error:
+        raise UserError(f"checkpoint={source}: {error}") from error
+
+
+def _dataset_of_the_table(cfg: DictConfig, pretrained: Pretrained) -> dict[str, Any]:
+    table = TABLES.get(cfg.get("table") or "")
+    if table is None:
+        raise UserError(
+            f"checkpoint={cfg.checkpoint} does not say which images {pretrained.origin} was trained on; add "
+            "dataset=cifar10, dataset=celeba, or dataset=image_folder dataset.root=DIR."
+        )
+    (folder,) = [Path(source.path) for source in HydraConfig.get().runtime.config_sources if source.provider == "main"]
+    group = OmegaConf.load(folder / "dataset" / f"{table.configuration}.yaml")
+    assert isinstance(group, DictConfig)
+    container = OmegaConf.to_container(group)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _overlaid(group: str, stated: Mapping[str, Any] | None, given: DictConfig | None) -> DictConfig:
+    """What a checkpoint states of a group, with what the command line said of it.
+
+    Another option replaces the group. The checkpoint's own option, named once more, changes nothing by itself: its
+    file's defaults are not what the checkpoint was trained with.
+    """
+    if stated is None:
+        assert given is not None
+        return given
+    base = OmegaConf.create(dict(stated))
+    if given is None:
+        return base
+    if given.get("name", stated.get("name")) != stated.get("name"):
+        return given
+    typed = [text.lstrip("+").partition("=")[0] for text in HydraConfig.get().overrides.task]
+    for key in given:
+        if f"{group}.{key!s}" in typed:
+            base[str(key)] = given[key]
+    return base

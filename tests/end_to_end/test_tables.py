@@ -1,0 +1,73 @@
+"""`table=`: the paper's grids by one command, on the digits default and on checkpoints that state no data set."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from ddim.cli import evaluation_arguments
+from ddim.config import evaluation_config
+from ddim.paper import FID_SAMPLES, TABLES
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def composed(*arguments: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("evaluate", overrides=evaluation_arguments(arguments))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path) as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_asks_for_what_the_paper_did(name):
+    """Every cell of the table, with its tau and its number of samples, on its data set."""
+    table = TABLES[name]
+    arguments = [f"dataset={table.configuration}", "denoiser=unet_cifar10", "schedule=linear", f"table={name}"]
+    if table.configuration.startswith("lsun"):
+        arguments.append("dataset.root=somewhere")
+    config = evaluation_config(composed(*arguments))
+    points = config.sampler.points(_schedule())
+    asked = {("sigma_hat" if p.variance != "eta" else str(p.eta), p.steps) for p in points}
+    assert set(table.values) <= asked
+    assert {point.tau for point in points} == {table.tau or "linear"} and not config.sampler.clip_denoised
+    if table.metric == "frechet_distance":
+        assert config.evaluation.parts == ["grid"] and config.evaluation.num_samples == FID_SAMPLES
+        assert config.evaluation.features == "inception-v3-compat"
+    else:
+        assert config.evaluation.parts == ["reconstruction"] and config.evaluation.reconstruction.num_images is None
+    assert config.evaluation.weights == "ema" and config.evaluation.reference_split == "train"
+
+
+def _schedule():
+    from ddim.diffusion import NoiseSchedule
+
+    return NoiseSchedule.linear(1000)
+
+
+def test_every_table_has_an_option():
+    assert {path.stem for path in (CONF / "table").glob("*.yaml")} == set(TABLES)
+
+
+@pytest.mark.parametrize("name", ["cifar10_table1", "celeba_table1", "lsun_church_table3"])
+def test_a_subset_of_a_table_on_digits(run_script, workplace, trained_run, name):
+    arguments = (f"checkpoint={trained_run}", f"table={name}", "sampler.steps=10,20", "logger=csv")
+    outcome = run_script("evaluate.py", *arguments, "evaluation.num_samples=70")
+    assert outcome.status == 0, outcome.errors
+    (directory,) = (workplace / "outputs" / "evaluate").iterdir()
+    cells = rows(directory / f"{name}.csv")
+    assert len(cells) == 2 * len({row for row, _ in TABLES[name].values})
+    for cell in cells:
+        measured, published = float(cell["measured"]), float(cell["paper"])
+        assert float(cell["difference"]) == pytest.approx(measured - published)
+        assert f"{published:.10g}" in outcome.output
+        assert cell["comparable"] == "false" and "data set digits" in cell["not_comparable_because"]
+    assert {row["tau"] for row in rows(directory / "results.csv")} == {TABLES[name].tau}
+    assert "Not comparable as it stands: data set digits" in outcome.output
+    assert "beside the paper's numbers" in outcome.output
