@@ -505,6 +505,12 @@ class TestImportsGoOneWay:
             ("grid", {*ROOMS, "errors"}),
             ("checkpoint", {*ROOMS, "errors"}),
             ("lit_module", {*ROOMS, "errors", "checkpoint", "grid"}),
+            ("terminal", set()),
+            ("records", set()),
+            ("results", {"errors", "records", "terminal"}),
+            ("rows", {"records", "results"}),
+            ("paper/__init__", {"grid"}),
+            ("evaluation_config", {*ROOMS, "errors", "checks", "grid"}),
         ],
     )
     def test_the_layers_between_import_only_what_is_below(self, layer, below):
@@ -512,7 +518,16 @@ class TestImportsGoOneWay:
 
     def test_callbacks_know_nothing_of_configuration_or_runs(self):
         for path in (SOURCES / "callbacks").rglob("*.py"):
-            assert not self.imported(path) & {"run", "cli", "config", "loggers"}, path
+            assert not self.imported(path) & {
+                "build",
+                "cli",
+                "config",
+                "evaluation_config",
+                "loggers",
+                "run",
+                "studies",
+                "subject",
+            }, path
 
     def test_nothing_imports_run_but_the_scripts(self):
         for path in SOURCES.rglob("*.py"):

@@ -103,10 +103,7 @@ def evaluate(cfg: DictConfig) -> None:
     subject = open_subject(cfg)
     config = evaluation_config(cfg)
     part = config.evaluation
-    try:
-        weights = subject.select(part.weights)
-    except UserError as error:
-        raise UserError(f"evaluation.weights={part.weights}: {error}") from error
+    weights = subject.select(part.weights, "evaluation.weights")
     if weights == UNSTATED:
         log.warning(
             "%s does not say whether its weights are averaged (EMA); they are taken as they are.", subject.origin

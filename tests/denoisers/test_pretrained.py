@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import zipfile
@@ -13,10 +14,11 @@ import torch
 
 from ddim.denoisers import UNet
 from ddim.denoisers.pretrained import (
-    available_weights,
-    denoiser_from_checkpoint,
+    UNSTATED,
+    Pretrained,
     find_checkpoint,
     load_denoiser,
+    open_pretrained,
     read_checkpoint,
 )
 from ddim.errors import UserError
@@ -101,7 +103,7 @@ def test_ema_is_the_default(run_directory):
 
 def test_a_run_without_ema_gives_raw_weights_and_never_calls_them_ema(tmp_path):
     torch.save(checkpoint(state=random_unet(4)), tmp_path / "a.ckpt")
-    assert available_weights(read_checkpoint(tmp_path / "a.ckpt")) == ("raw",)
+    assert list(open_pretrained(tmp_path / "a.ckpt").states) == ["raw"]
     assert torch.equal(output(load_denoiser(tmp_path / "a.ckpt", weights="raw")), output(random_unet(4)))
     with pytest.raises(UserError, match=r"a\.ckpt holds no EMA weights"):
         load_denoiser(tmp_path / "a.ckpt", weights="ema")
@@ -117,7 +119,48 @@ def test_read_checkpoint_returns_all_of_it(run_directory):
     read = read_checkpoint(find_checkpoint(run_directory))
     assert read["ddim"]["config"]["schedule"] == {"name": "linear", "num_timesteps": 1000}
     assert read["global_step"] == 100
-    assert available_weights(read) == ("ema", "raw")
+
+
+def test_what_a_checkpoint_of_ours_states(run_directory):
+    found = open_pretrained(run_directory)
+    assert (found.origin, found.format) == (str(run_directory / "checkpoints" / "last.ckpt"), "ddim")
+    assert found.denoiser == {"name": "unet", **DENOISER}
+    assert found.schedule == {"name": "linear", "num_timesteps": 1000}
+    assert found.dataset == {"name": "digits", "channels": 1, "resolution": 8}
+    assert {label: found.select(label) for label in found.states} == {"ema": "ema", "raw": "raw"}
+    assert json.loads(json.dumps([found.denoiser, found.schedule, found.dataset]))
+
+
+@pytest.mark.parametrize(
+    ("held", "asked", "selected"),
+    [
+        ({"ema", "raw"}, "ema", "ema"),
+        ({"ema", "raw"}, "raw", "raw"),
+        ({"raw"}, "raw", "raw"),
+        ({"ema"}, "ema", "ema"),
+        ({UNSTATED}, "ema", UNSTATED),
+        ({"raw"}, "ema", r"X holds no EMA weights; take the raw ones \(weights=raw\)"),
+        ({"ema"}, "raw", r"X holds no raw weights; take the EMA weights \(weights=ema\)"),
+        ({UNSTATED}, "raw", r"X holds one set of weights and does not say that they are raw; .* \(weights=ema\)"),
+    ],
+)
+def test_which_weights_are_taken(held, asked, selected):
+    found = Pretrained("X", "official", {}, None, None, {label: {} for label in held})
+    if selected in held:
+        assert found.select(asked) == selected
+    else:
+        with pytest.raises(UserError, match=selected):
+            found.select(asked)
+
+
+def test_a_configuration_given_instead_of_the_files_own(run_directory):
+    found = open_pretrained(run_directory)
+    larger = {**found.denoiser, "resolution": 16, "attention_resolutions": [8]}
+    assert found.build(denoiser=larger).config["resolution"] == 16
+    with pytest.raises(UserError, match=r"do not fit the denoiser that was asked for: down\.1\.downsample.* missing"):
+        found.build(denoiser={**found.denoiser, "channel_mult": [1, 2, 2]})
+    with pytest.raises(UserError, match="the denoiser that was asked for cannot be built: unknown denoiser keys depth"):
+        found.build(denoiser={**found.denoiser, "depth": 3})
 
 
 def test_unknown_kind_of_weights(run_directory):
@@ -234,6 +277,12 @@ def write_no_denoiser_weights(path: Path) -> None:
     torch.save({**checkpoint(state=random_unet(1)), "state_dict": {"loss.weights": torch.ones(3)}}, path)
 
 
+def write_sparse_weight(path: Path) -> None:
+    data = checkpoint(state=random_unet(1))
+    data["state_dict"]["denoiser.conv_in.weight"] = data["state_dict"]["denoiser.conv_in.weight"].to_sparse()
+    torch.save(data, path)
+
+
 def write_no_state_dict(path: Path) -> None:
     data = checkpoint(state=random_unet(1))
     del data["state_dict"]
@@ -251,11 +300,14 @@ def write_no_state_dict(path: Path) -> None:
         (write_bit_flip, "is damaged .wrong checksum"),
         (write_payload_archive, "it asks for (posix|nt).mkdir"),
         (write_payload_pickle, "is not a checkpoint"),
-        (write_payload_legacy, "is not a checkpoint"),
+        (write_payload_legacy, "it asks for (posix|nt).mkdir"),
         (write_payload_in_hyperparameters, "it asks for (posix|nt).mkdir"),
-        (write_other_zip, "is not a checkpoint of this project"),
-        (write_list, 'no "ddim" entry'),
-        (write_other_state_dict, 'no "ddim" entry'),
+        (write_other_zip, "is not a checkpoint"),
+        (
+            write_list,
+            "not a checkpoint of a known kind .it holds a list.; give a run directory or .ckpt of this project",
+        ),
+        (write_other_state_dict, "its first keys are time_embedding.linear1.weight, "),
         (write_future_format, "has format 2, this version reads format 1"),
         (write_no_config, "does not describe its denoiser"),
         (write_unknown_denoiser, "known denoisers: unet"),
@@ -263,6 +315,7 @@ def write_no_state_dict(path: Path) -> None:
         (write_renamed_weight, "conv_in.weight is missing, conv_first.weight is not expected$"),
         (write_no_denoiser_weights, "holds no denoiser weights"),
         (write_no_state_dict, "holds no weights"),
+        (write_sparse_weight, "is damaged: conv_in.weight is not an ordinary floating-point tensor"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -276,12 +329,13 @@ def test_bad_files_are_refused_in_one_sentence_and_run_nothing(tmp_path, write, 
     assert not (tmp_path / "executed").exists()
 
 
+def test_resuming_takes_only_our_own_checkpoints(tmp_path):
+    write_other_state_dict(tmp_path / "other.pt")
+    with pytest.raises(UserError, match=r'is not a checkpoint of this project .it has no "ddim" entry'):
+        read_checkpoint(tmp_path / "other.pt")
+
+
 def test_the_payload_would_run_in_an_ordinary_loader(tmp_path):
     write_payload_archive(tmp_path / "bad.ckpt")
     torch.load(tmp_path / "bad.ckpt", weights_only=False)
     assert (tmp_path / "executed").exists()
-
-
-def test_denoiser_from_checkpoint_names_its_origin():
-    with pytest.raises(UserError, match="the checkpoint holds no EMA weights"):
-        denoiser_from_checkpoint(checkpoint(state=random_unet(1)))

@@ -74,8 +74,8 @@ def test_every_format_gives_the_numbers_of_the_run_itself(
     ("name", "arguments", "said"),
     [
         ("flat.ckpt", (), "does not say which images"),
-        ("flat.ckpt", (*STATED_BY_HAND, "evaluation.weights=raw"), "evaluation.weights=raw"),
-        ("without_ema.pth", STATED_BY_HAND, "evaluation.weights=ema"),
+        ("flat.ckpt", (*STATED_BY_HAND, "evaluation.weights=raw"), "evaluation.weights=ema"),
+        ("without_ema.pth", STATED_BY_HAND, "evaluation.weights=raw"),
         ("flat.ckpt", ("dataset=digits", GROUPS), "denoiser.resolution=32 does not fit"),
         ("diffusers", ("dataset=digits", "denoiser.channel_mult=[1,1]"), "do not fit"),
         # The table's own data set is taken, and asked for where it needs a folder.

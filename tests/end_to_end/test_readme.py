@@ -8,6 +8,8 @@ import pickle
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 from PIL import Image
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-SCRIPTS = ("train.py", "evaluate.py")
+SCRIPTS = ("train.py", "evaluate.py", "-m ddim.export")
 NETWORK = ("denoiser.base_channels=8", "++denoiser.norm_groups=4")
 TRAINING = (
     "trainer.max_steps=2",
@@ -34,7 +36,7 @@ EVALUATION = ("evaluation.num_samples=70", "evaluation.batch_size=70", "evaluati
 
 
 def commands(text: str) -> list[str]:
-    """The lines `python train.py ...` and `python evaluate.py ...` of the bash fences, without their comments."""
+    """The lines of the bash fences that run one of SCRIPTS, without their comments."""
     fences = re.findall(r"^```bash\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     lines = [re.split(r"\s{2,}#", line)[0].strip() for fence in fences for line in fence.splitlines()]
     return [line for line in lines if line.startswith(tuple(f"python {script}" for script in SCRIPTS))]
@@ -48,7 +50,7 @@ def test_what_counts_as_a_command():
     assert commands(text) == ["python train.py a=1", "python evaluate.py 'b=[1, 2]'"]
 
 
-def test_the_readme_shows_both_scripts():
+def test_the_readme_shows_every_script():
     found = commands(README.read_text())
     assert all(any(script in command for command in found) for script in SCRIPTS)
     assert len(found) == len(set(found))
@@ -97,12 +99,17 @@ def places(workplace: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch) 
     write_cifar10(cache / "data" / "cifar10", monkeypatch)
     write_images(cache / "data" / "celeba" / "img_align_celeba", 12, 178, 218)
     images = write_images(workplace / "images", 12, 48, 40)
-    return {"DIR": str(images), "PATH": str(run), "RUN": str(run)}
+    return {"DIR": str(images), "PATH": str(run), "RUN": str(run), "EXPORTED": str(workplace / "exported")}
 
 
 @pytest.mark.parametrize("command", commands(README.read_text()))
 def test_readme_command_runs(run_script, workplace, places, command):
     _, script, *arguments = shlex.split(command)
+    if script == "-m":
+        arguments = [places.get(argument, argument) for argument in arguments]
+        done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and (Path(places["EXPORTED"]) / "model_index.json").is_file(), done.stderr
+        return
     arguments = [re.sub(r"=([A-Z]+)$", lambda match: "=" + places[match[1]], argument) for argument in arguments]
     if any(argument.startswith("hydra/launcher=submitit") for argument in arguments):
         if importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None:
@@ -129,4 +136,7 @@ def test_readme_command_runs(run_script, workplace, places, command):
         if {"-m", "--multirun"} & set(arguments):
             for argument in arguments:
                 jobs *= len(argument.split(",")) if "=" in argument else 1
-        assert len(list(workplace.glob("outputs/**/results.csv"))) == jobs
+        part = next((word.removeprefix("evaluation=") for word in arguments if word.startswith("evaluation=")), "grid")
+        tables = {"grid": "results", "paper": "results", "all": "*"}.get(part, part)
+        found = list(workplace.glob(f"outputs/{'multirun' if jobs > 1 else 'evaluate'}/**/{tables}.csv"))
+        assert len(found) == jobs if part != "all" else len(found) >= 6

@@ -1,0 +1,193 @@
+"""`python -m ddim.export RUN DIR`: a trained denoiser as a diffusers pipeline (`UNet2DModel` and `DDIMScheduler`).
+
+diffusers need not be installed to write it. `DDIMPipeline.from_pretrained(DIR)` then draws the images that this project
+draws from the same latents, under two conditions. Its "leading" timesteps equal the linear sub-sequence here only where
+the number of steps divides num_timesteps. And it must not clip x_0: DDIMScheduler clips by default, so the exported
+configuration says `clip_sample: false`, as in the paper.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from ddim.denoisers.diffusers_config import OUR_SCHEDULE_KEY, OUR_WEIGHTS_KEY, UNET_CLASS, UNET_NEEDED
+from ddim.denoisers.diffusers_format import CONFIG, INDEX, MODEL, SAFETENSORS, SCHEDULER_CONFIGS
+from ddim.denoisers.naming import file_name
+from ddim.denoisers.pretrained import UNSTATED, WEIGHTS, Pretrained, open_pretrained
+from ddim.denoisers.unet import UNet
+from ddim.diffusion import NoiseSchedule
+from ddim.errors import UserError
+
+# diffusers notes here which version wrote a file; this is the oldest one our tests accept.
+DIFFUSERS_VERSION = "0.35.0"
+DEFAULT_SCHEDULE = {"name": "linear", "num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
+# What diffusers fixes in the schedule it calls squaredcos_cap_v2.
+DIFFUSERS_COSINE = {"s": 0.008, "max_beta": 0.999}
+
+
+def export(pretrained: Pretrained, directory: Path, weights: str = "ema") -> list[Path]:
+    """Write a diffusers pipeline directory, whole or not at all.
+
+    Args:
+        pretrained: where the weights and the schedule come from; the linear schedule of DDPM if it states none.
+        directory: does not exist yet, or is empty.
+        weights: "ema" or "raw".
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: there are no such weights, the schedule cannot be built, or `directory` cannot be written or holds
+            something.
+    """
+    _check_free(directory)
+    label = pretrained.select(weights)
+    unet = pretrained.build(weights)
+    levels = len(unet.config["channel_mult"])
+    tensors = {file_name("diffusers", name, levels): value.contiguous() for name, value in unet.state_dict().items()}
+    texts = {
+        Path(INDEX): pipeline_index(),
+        MODEL / CONFIG: unet_config(unet, label),
+        SCHEDULER_CONFIGS[0]: scheduler_config(pretrained.schedule or DEFAULT_SCHEDULE),
+    }
+    target = directory.expanduser().resolve()
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
+    try:
+        for name, content in texts.items():
+            (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
+            (unfinished / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        save_file(tensors, unfinished / MODEL / SAFETENSORS, metadata={"format": "pt"})
+        if target.exists():
+            target.rmdir()
+        unfinished.rename(target)
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written ({error.strerror or error}); give another place") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return [directory / name for name in (*texts, MODEL / SAFETENSORS)]
+
+
+def pipeline_index() -> dict[str, Any]:
+    """`model_index.json` of a DDIMPipeline."""
+    return {
+        "_class_name": "DDIMPipeline",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "unet": ["diffusers", UNET_CLASS],
+    }
+
+
+def unet_config(unet: UNet, label: str = UNSTATED) -> dict[str, Any]:
+    """`config.json` of the UNet2DModel that is the same function as `unet`; `label` says which weights these are."""
+    config = unet.config
+    attends = [
+        config["resolution"] >> level in config["attention_resolutions"] for level in range(len(config["channel_mult"]))
+    ]
+    return {
+        "_class_name": UNET_CLASS,
+        "_diffusers_version": DIFFUSERS_VERSION,
+        OUR_WEIGHTS_KEY: label,
+        **UNET_NEEDED,
+        "act_fn": "silu",
+        "attention_head_dim": None,
+        "attn_norm_num_groups": None,
+        "sample_size": config["resolution"],
+        "in_channels": config["in_channels"],
+        "out_channels": config["out_channels"],
+        "block_out_channels": [config["base_channels"] * m for m in config["channel_mult"]],
+        "layers_per_block": config["num_res_blocks"],
+        "down_block_types": ["AttnDownBlock2D" if attention else "DownBlock2D" for attention in attends],
+        "up_block_types": ["AttnUpBlock2D" if attention else "UpBlock2D" for attention in reversed(attends)],
+        "dropout": config["dropout"],
+        "norm_num_groups": config["norm_groups"],
+    }
+
+
+def scheduler_config(description: Mapping[str, Any]) -> dict[str, Any]:
+    """`scheduler_config.json` of the DDIMScheduler with the alpha_bar of a schedule {"name": ..., parameters}.
+
+    A schedule that diffusers has no name for is written as its betas, beside our own description of it.
+
+    Raises:
+        UserError: there is no such schedule.
+    """
+    try:
+        schedule = NoiseSchedule.from_name(**description)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the schedule {dict(description)} cannot be built: {error}") from error
+    config: dict[str, Any] = {
+        "_class_name": "DDIMScheduler",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        "num_train_timesteps": schedule.num_timesteps,
+        "prediction_type": "epsilon",
+        "clip_sample": False,
+        "clip_sample_range": 1.0,
+        "set_alpha_to_one": True,
+        "steps_offset": 0,
+        "timestep_spacing": "leading",
+        "thresholding": False,
+        "rescale_betas_zero_snr": False,
+        "beta_schedule": "linear",
+        "beta_start": DEFAULT_SCHEDULE["beta_start"],
+        "beta_end": DEFAULT_SCHEDULE["beta_end"],
+        "trained_betas": None,
+    }
+    parameters = {key: value for key, value in schedule.params.items() if key != "num_timesteps"}
+    if schedule.name in ("linear", "scaled_linear"):
+        return config | {"beta_schedule": schedule.name, **parameters}
+    if schedule.name == "cosine" and parameters == DIFFUSERS_COSINE:
+        return config | {"beta_schedule": "squaredcos_cap_v2"}
+    ours = {"name": schedule.name, "num_timesteps": schedule.num_timesteps, **parameters}
+    return config | {"trained_betas": schedule.betas.tolist(), OUR_SCHEDULE_KEY: ours}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line: writes the directory and prints how to use it; exit status 2 with one sentence on an error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ddim.export", description="Write a trained denoiser as a diffusers pipeline directory."
+    )
+    parser.add_argument("run", metavar="RUN", help="a run directory, a .ckpt, or a public checkpoint or hub model")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="where to write: a new or empty directory")
+    parser.add_argument("--weights", choices=WEIGHTS, default="ema", help="which weights of RUN (default: ema)")
+    options = parser.parse_args(arguments)
+    try:
+        _check_free(options.directory)
+        pretrained = open_pretrained(options.run)
+        files = export(pretrained, options.directory, options.weights)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if pretrained.schedule is None:
+        print(f"{pretrained.origin} does not state its schedule: took the linear one of DDPM, {DEFAULT_SCHEDULE}.")
+    print(f"Wrote the {pretrained.select(options.weights)} weights of {pretrained.origin}:")
+    for file in files:
+        print(f"  {file}")
+    print("To use it:")
+    print("  from diffusers import DDIMPipeline")
+    print(
+        f"  images = DDIMPipeline.from_pretrained({str(options.directory)!r})"
+        "(batch_size=4, num_inference_steps=50).images"
+    )
+
+
+def _check_free(directory: Path) -> None:
+    directory = directory.expanduser()
+    try:
+        taken = any(directory.iterdir()) if directory.is_dir() else directory.exists() or directory.is_symlink()
+    except OSError as error:
+        raise UserError(f"{directory} cannot be read ({error.strerror}); give another place") from error
+    if taken:
+        raise UserError(f"{directory} exists and is not empty; give a new directory, nothing is overwritten")
+
+
+if __name__ == "__main__":
+    main()
