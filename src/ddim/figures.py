@@ -19,9 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import AutoLocator, FixedLocator, FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
+from ddim.axes import COLOURS, MARKERS, label_axes, set_ticks
 from ddim.image_grids import image_grid, sample_sheet
 from ddim.records import (
     Floor,
@@ -40,9 +40,6 @@ __all__ = ["distance_figure", "image_grid", "plot_distance", "plot_speed", "samp
 
 Provenance = Callable[[GridResult], dict[str, str]]
 
-# Okabe and Ito's palette, told apart by colour-blind readers; its yellow is left out because it is faint on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 _WIDTH, _DPI = 10.0, 140
 _LEGEND_CHARACTERS = 28
@@ -136,8 +133,8 @@ def _draw_lines(
         below = 1 - number / max(1, len(lines) - 1)
         handles += axes.plot(
             *zip(*points, strict=True),
-            color=_COLOURS[labels.index(label) % len(_COLOURS)],
-            marker=_MARKERS[number % len(_MARKERS)],
+            color=COLOURS[labels.index(label) % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
             linestyle=_DASHES[variant % len(_DASHES)],
             linewidth=1.8 + below,
             markersize=7 + 4 * below,
@@ -186,41 +183,16 @@ def _finish(
     parts = [f"{name} {shared[name]}" for name in named if shared.get(name, "unknown") != "unknown"]
     packed = textwrap.wrap("  ·  ".join(part.replace(" ", "\u00a0") for part in parts), 115)
     subtitle = [line.strip(" ·") for line in packed]
-    axes.set_xlabel("S (sampling steps)", fontsize=12)
-    axes.set_ylabel(ylabel, fontsize=12)
+    label_axes(axes, ylabel)
     title = f"{shared.get('dataset', 'several datasets')}: {subject}, N = {_sizes(rows)}"
     axes.set_title("\n".join(textwrap.wrap(title, 70)), fontsize=15, loc="left", pad=16 + 14 * len(subtitle))
     axes.annotate("\n".join(subtitle), (0, 1), (0, 10), "axes fraction", "offset points", fontsize=10, color="#444444")
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    _set_ticks(axes, sorted({row.steps for row in rows}))
+    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines] or [np.ones(1)])
+    set_ticks(axes, sorted({row.steps for row in rows}), float(drawn.min()), float(drawn.max()))
     if handles:
         axes.legend(
             handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=11, labelspacing=0.7
         )
-
-
-def _set_ticks(axes: Axes, all_steps: Sequence[int]) -> None:
-    ratio = all_steps[-1] / all_steps[0]
-    margin = max(ratio**0.04, 1.1)
-    axes.set_xlim(all_steps[0] / margin, all_steps[-1] * margin)
-    # A label takes about a twentieth of the axis; of steps that are closer together, the smallest is labelled.
-    shown = [all_steps[0]]
-    for steps in all_steps[1:]:
-        if steps >= shown[-1] * ratio**0.05:
-            shown.append(steps)
-    axes.xaxis.set_major_locator(FixedLocator(shown))
-    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines] or [np.ones(1)])
-    low, high = float(drawn.min()), float(drawn.max())
-    decades, margin = math.log10(high / low), max((high / low) ** 0.06, 1.15)
-    axes.set_ylim(low / margin, high * margin)
-    subs = (1.0,) if decades > 4 else (1.0, 2.0, 5.0)
-    axes.yaxis.set_major_locator(LogLocator(subs=subs) if decades > 0.9 else AutoLocator())
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:.10g}"))
-        axis.set_minor_locator(NullLocator())
-    axes.tick_params(labelsize=11)
 
 
 def _fit_legends(figure: Figure) -> None:

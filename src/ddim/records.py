@@ -12,7 +12,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 
 def _bool(value: Any) -> bool:
@@ -134,7 +134,16 @@ def distance_name(features: str) -> str:
     return "FID" if features == "inception-v3-compat" else f"FD ({features})"
 
 
-def eta_label(row: GridResult) -> str:
+class Variance(Protocol):
+    """What a sampler adds as noise: of a result, or of a point that is yet to be sampled."""
+
+    @property
+    def eta(self) -> float: ...
+    @property
+    def variance(self) -> str: ...
+
+
+def eta_label(row: Variance) -> str:
     """ "0", "0.2", "1" for sigma(eta); "σ̂" for the paper's larger variance, "σ̂ clipped" for the official code's."""
     return {"sigma_hat": "σ̂", "sigma_hat_official": "σ̂ clipped"}.get(row.variance, f"{row.eta:g}")
 

@@ -22,6 +22,7 @@ from ddim.data import ImageDataModule
 from ddim.diffusion import NoiseSchedule
 from ddim.errors import UserError
 from ddim.evaluation_config import plan
+from ddim.grid import GridPoint
 from ddim.paper import TABLES
 
 # Parts that compare with the real images, and those that look at samples with the same features.
@@ -63,85 +64,68 @@ def build_studies(
             with_floor=part.floor and "grid" in points,
         )
         context["reference"] = measure.reference.provenance
-    common = (sampling(config.seed, datamodule, part.batch_size), directory, identity)
-    more: dict[str, Any] = {"show_progress": show_progress, "context": context}
-    studies: list[Study] = []
-    for name, where in points.items():
-        if name == "grid":
-            assert measure is not None
-            studies.append(
-                EvaluationGrid(
-                    where,
-                    *common,
-                    measure=measure,
-                    num_samples=part.num_samples,
-                    keep_images=part.grid_images,
-                    **more,
-                )
-            )
-        elif name == "interpolation":
-            interpolation = part.interpolation
-            studies.append(
-                Interpolation(
-                    where,
-                    *common,
-                    lines=interpolation.lines,
-                    points_per_line=interpolation.points,
-                    corners=interpolation.corners,
-                    **more,
-                )
-            )
-        elif name == "trajectory":
-            trajectory = part.trajectory
-            studies.append(
-                Trajectory(
-                    where,
-                    *common,
-                    num_images=trajectory.num_images,
-                    shown=trajectory.shown,
-                    frame_milliseconds=trajectory.frame_milliseconds,
-                    **more,
-                )
-            )
-        elif name == "diversity":
-            assert measure is not None and extractor is not None
-            other = "test" if part.reference_split == "train" else "train"
-            studies.append(
-                Diversity(
-                    where,
-                    *common,
-                    measure=measure,
-                    held_out=build_measure(extractor, [], config, datamodule, split=other).reference,
-                    reference_images=partial(datamodule.images, part.reference_split, batch_size=500),
-                    num_samples=part.num_samples,
-                    shown=part.diversity.shown,
-                    **more,
-                )
-            )
-        elif name == "reconstruction":
-            studies.append(
-                Reconstruction(
-                    where,
-                    *common,
-                    images=partial(datamodule.images, "test", limit=reconstructed),
-                    num_images=reconstructed,
-                    shown=part.reconstruction.shown,
-                    **more,
-                )
-            )
-        elif name == "consistency":
-            assert extractor is not None
-            studies.append(
-                Consistency(
-                    where,
-                    *common,
-                    extractor=extractor,
-                    num_images=part.consistency.num_images,
-                    shown=part.consistency.shown,
-                    **more,
-                )
-            )
-    return studies
+    common: dict[str, Any] = {
+        "sampling": sampling(config.seed, datamodule, part.batch_size),
+        "directory": directory,
+        "identity": identity,
+        "show_progress": show_progress,
+        "context": context,
+    }
+
+    def grid(where: list[GridPoint]) -> Study:
+        assert measure is not None
+        return EvaluationGrid(
+            where, measure=measure, num_samples=part.num_samples, keep_images=part.grid_images, **common
+        )
+
+    def reconstruction(where: list[GridPoint]) -> Study:
+        images = partial(datamodule.images, "test", limit=reconstructed)
+        shown = part.reconstruction.shown
+        return Reconstruction(where, images=images, num_images=reconstructed, shown=shown, **common)
+
+    def consistency(where: list[GridPoint]) -> Study:
+        assert extractor is not None
+        settings = part.consistency
+        return Consistency(where, extractor=extractor, num_images=settings.num_images, shown=settings.shown, **common)
+
+    def interpolation(where: list[GridPoint]) -> Study:
+        settings = part.interpolation
+        return Interpolation(
+            where, lines=settings.lines, points_per_line=settings.points, corners=settings.corners, **common
+        )
+
+    def trajectory(where: list[GridPoint]) -> Study:
+        settings = part.trajectory
+        return Trajectory(
+            where,
+            num_images=settings.num_images,
+            shown=settings.shown,
+            frame_milliseconds=settings.frame_milliseconds,
+            **common,
+        )
+
+    def diversity(where: list[GridPoint]) -> Study:
+        assert measure is not None and extractor is not None
+        other = "test" if part.reference_split == "train" else "train"
+        return Diversity(
+            where,
+            measure=measure,
+            held_out=build_measure(extractor, [], config, datamodule, split=other).reference,
+            reference_images=partial(datamodule.images, part.reference_split, batch_size=500),
+            num_samples=part.num_samples,
+            shown=part.diversity.shown,
+            **common,
+        )
+
+    builders = {
+        "grid": grid,
+        "reconstruction": reconstruction,
+        "consistency": consistency,
+        "interpolation": interpolation,
+        "trajectory": trajectory,
+        "diversity": diversity,
+    }
+    return [builders[name](where) for name, where in points.items()]
 
 
 def _reconstructed(config: EvaluateConfig, datamodule: ImageDataModule) -> int:

@@ -11,12 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import AutoLocator, FixedLocator, FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
-# Okabe and Ito's palette, told apart by colour-blind readers.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+from ddim.axes import COLOURS, MARKERS, label_axes, set_ticks
 
 
 @dataclass(frozen=True)
@@ -62,19 +59,14 @@ def _draw(axes: Axes, panel: Panel) -> None:
             drawn += known
             axes.plot(
                 *zip(*known, strict=True),
-                color=_COLOURS[number % len(_COLOURS)],
-                marker=_MARKERS[number % len(_MARKERS)],
+                color=COLOURS[number % len(COLOURS)],
+                marker=MARKERS[number % len(MARKERS)],
                 linewidth=2,
                 markersize=8,
                 markeredgecolor="white",
                 label=label.replace("σ̂", r"$\hat{\sigma}$"),
             )
-    axes.set_xlabel("S (sampling steps)", fontsize=12)
-    axes.set_ylabel(panel.ylabel, fontsize=12)
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=11)
+    label_axes(axes, panel.ylabel)
     if not drawn:
         axes.text(0.5, 0.5, "nothing that these axes can show", transform=axes.transAxes, ha="center", fontsize=12)
         return
@@ -83,28 +75,6 @@ def _draw(axes: Axes, panel: Panel) -> None:
         value, text = panel.level
         values.append(value)
         axes.axhline(value, color="#555555", linestyle=(0, (6, 4)), linewidth=1.5, zorder=1, label=text)
-    _set_limits(axes, sorted({steps for steps, _ in drawn}), min(values), max(values), panel.log)
+    set_ticks(axes, sorted({steps for steps, _ in drawn}), min(values), max(values), label_width=0.08)
     if len(axes.lines) > 1:
         axes.legend(frameon=False, fontsize=11, loc="best")
-
-
-def _set_limits(axes: Axes, all_steps: Sequence[int], low: float, high: float, log: bool) -> None:
-    ratio = all_steps[-1] / all_steps[0]
-    margin = max(ratio**0.04, 1.1)
-    axes.set_xlim(all_steps[0] / margin, all_steps[-1] * margin)
-    # Of steps that are so close together that their labels would touch, the smallest is labelled.
-    shown = [all_steps[0]]
-    for steps in all_steps[1:]:
-        if steps >= shown[-1] * ratio**0.08:
-            shown.append(steps)
-    axes.xaxis.set_major_locator(FixedLocator(shown))
-    if log:
-        decades, margin = math.log10(high / low), max((high / low) ** 0.06, 1.15)
-        axes.set_ylim(low / margin, high * margin)
-        subs = (1.0,) if decades > 4 else (1.0, 2.0, 5.0)
-        axes.yaxis.set_major_locator(LogLocator(subs=subs) if decades > 0.9 else AutoLocator())
-    else:
-        axes.set_ylim(0, max(high, 1e-12) * 1.08)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:.10g}"))
-        axis.set_minor_locator(NullLocator())

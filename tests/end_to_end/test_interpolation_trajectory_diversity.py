@@ -23,7 +23,8 @@ def evaluated(run_script, workplace: Path, run: Path, *arguments: str) -> tuple[
     (directory,) = (workplace / "outputs" / "evaluate").iterdir()
     for line in outcome.output.splitlines():
         if line.startswith("Pictures"):
-            assert all(Path(path).is_file() for path in line.removeprefix("Pictures").strip().split(", "))
+            names = line.removeprefix(f"Pictures  in {directory}: ").split(", ")
+            assert all((directory / name).is_file() for name in names)
     return directory, outcome.output
 
 

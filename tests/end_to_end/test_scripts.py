@@ -74,7 +74,7 @@ def test_evaluation_writes_the_grid(run_script, workplace, trained_run):
         assert Image.open(directory / name).size[0] > 100
     assert "\x1b[" not in outcome.output
     assert f"{results.rows[0].frechet_distance:.0f}"[:2] in outcome.output
-    assert str(directory / "samples.png") in outcome.output.replace("\n", "")
+    assert f"Pictures  in {directory}: samples.png, distance.png, speed.png" in outcome.output.replace("\n", "")
 
 
 def test_two_spacings_in_one_grid_keep_apart(run_script, workplace, trained_run):

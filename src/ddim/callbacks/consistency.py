@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor
@@ -17,7 +17,7 @@ from ddim.grid import GridPoint
 from ddim.labelled_rows import labelled_rows
 from ddim.lit_module import DenoisingModule
 from ddim.metrics import FeatureExtractor
-from ddim.records import GridResult, eta_label, eta_title, significant
+from ddim.records import eta_label, eta_title, significant
 from ddim.rows import write_rows
 from ddim.show import show_summary, show_table
 from ddim.similarity import distances
@@ -62,7 +62,7 @@ class Consistency(Study):
         # By (tau, eta), from the smallest S to the largest, which the others are compared with.
         self.groups: dict[tuple[str, str], list[GridPoint]] = {}
         for point in self.points:
-            self.groups.setdefault((point.tau, _label(point)), []).append(point)
+            self.groups.setdefault((point.tau, eta_label(point)), []).append(point)
         for members in self.groups.values():
             members.sort(key=lambda point: point.steps)
         if num_images < 2 or any(len(members) < 2 for members in self.groups.values()):
@@ -74,7 +74,7 @@ class Consistency(Study):
 
     def plan(self) -> str:
         steps = ", ".join(str(number) for number in sorted({point.steps for point in self.points}))
-        etas = ", ".join(dict.fromkeys(_label(point) for point in self.points))
+        etas = ", ".join(dict.fromkeys(eta_label(point) for point in self.points))
         return f"consistency of {self.num_images:,} samples over S = {steps} for η = {etas}"
 
     def records(self) -> list[dict[str, Any]]:
@@ -136,7 +136,7 @@ class Consistency(Study):
         for (tau, label), members in self.groups.items():
             point = members[-2]
             still = self.groups.get((tau, "0"), members)[-2]
-            if label != "0" and _label(still) == "0":
+            if label != "0" and eta_label(still) == "0":
                 mse = self.found[still]["mse"]
                 ratios.append((point, self.found[point]["mse"] / mse if mse > 0 else None))
         return ratios
@@ -147,7 +147,7 @@ class Consistency(Study):
             groups = [members for (name, _), members in self.groups.items() if name == tau]
             order = [point for members in groups for point in members]
             picture = labelled_rows(
-                [(f"{eta_title(_label(point))}   S = {point.steps}", pictures[point]) for point in order],
+                [(f"{eta_title(eta_label(point))}   S = {point.steps}", pictures[point]) for point in order],
                 f"{data}: each column starts from the same latent",
                 breaks=[order.index(members[0]) for members in groups],
             )
@@ -161,7 +161,7 @@ class Consistency(Study):
     def _figure(self, groups: Sequence[Sequence[GridPoint]]) -> Any:
         def lines(column: str) -> dict[str, list[tuple[int, float | None]]]:
             return {
-                eta_title(_label(members[0])): [(point.steps, self.found[point][column]) for point in members[:-1]]
+                eta_title(eta_label(members[0])): [(point.steps, self.found[point][column]) for point in members[:-1]]
                 for members in groups
             }
 
@@ -223,17 +223,12 @@ class Consistency(Study):
             terminal.say()
         terminal.say(f"MSE and SSIM of pixels on [0, 1], distance of {features_name(self.extractor)} features")
         for point, ratio in self.closer():
-            largest = self.groups[point.tau, _label(point)][-1]
+            largest = self.groups[point.tau, eta_label(point)][-1]
             where = f"(MSE, S={point.steps} to S={largest.steps}{f', {point.tau} τ' if several else ''})"
             how = "at no distance" if ratio is None else f"{significant(ratio, 3)} times closer than"
-            terminal.say(f"η = 0 is {how} {'' if ratio is None else eta_title(_label(point)) + ' '}{where}")
+            terminal.say(f"η = 0 is {how} {'' if ratio is None else eta_title(eta_label(point)) + ' '}{where}")
         terminal.say(f"\nTable     {self.directory / f'{self.name}.csv'}")
 
 
-def _label(point: GridPoint) -> str:
-    # A point has the two fields of a result that the label is made of.
-    return eta_label(cast(GridResult, point))
-
-
 def _setting(point: GridPoint) -> str:
-    return f"{eta_title(_label(point)).replace('η', 'eta').replace('σ̂', 'sigma_hat')} S {point.steps}"
+    return f"{eta_title(eta_label(point)).replace('η', 'eta').replace('σ̂', 'sigma_hat')} S {point.steps}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -111,7 +111,7 @@ class Diversity(Study):
         found: dict[GridPoint, dict[str, Tensor]] = {}
         with GridProgress(len(self.points), enabled=self.show_progress and trainer.is_global_zero) as progress:
             for point in self.points:
-                progress.start_point(f"diversity eta {_eta(point)} S {point.steps}", self.num_samples)
+                progress.start_point(f"diversity eta {eta_label(point)} S {point.steps}", self.num_samples)
                 features = generate(
                     trainer,
                     module,
@@ -133,7 +133,7 @@ class Diversity(Study):
                     "images": self._again(trainer, module, point, nearest),
                 }
                 progress.finish_point(
-                    f"diversity, eta {_eta(point)}, S {point.steps}: copy ratio {numbers['copy_ratio']:.3f}"
+                    f"diversity, eta {eta_label(point)}, S {point.steps}: copy ratio {numbers['copy_ratio']:.3f}"
                 )
         if trainer.is_global_zero:
             self._save(trainer, found)
@@ -235,9 +235,5 @@ def collect(batches: Iterable[Tensor], positions: Tensor) -> dict[int, Tensor]:
     raise ValueError(f"image {wanted[len(found)]} was asked for, but the stream has only {start}")
 
 
-def _eta(point: GridPoint) -> str:
-    return eta_label(cast(Any, point))
-
-
 def _eta_title(point: GridPoint) -> str:
-    return eta_title(_eta(point))
+    return eta_title(eta_label(point))

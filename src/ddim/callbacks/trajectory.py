@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -76,7 +76,7 @@ class Trajectory(Study):
         for point in self.points:
             rows = self._rows_of(point)
             chosen = [rows[round(share * (len(rows) - 1))] for share in REPORTED]
-            label = [_eta(point), *([point.tau] if several else [])]
+            label = [eta_label(point), *([point.tau] if several else [])]
             table.append([*label, str(point.steps), *(significant(row["mse_to_final"], 3) for row in chosen)])
         headers = ["η", *(["τ"] if several else []), "S", *(f"{share:.0%} of the way" for share in REPORTED)]
         terminal.say("\nTrajectory: MSE on [0, 1] between the predicted x_0 and the final image")
@@ -86,7 +86,7 @@ class Trajectory(Study):
     def run(self, trainer: pl.Trainer, module: DenoisingModule) -> None:
         with GridProgress(len(self.points), enabled=self.show_progress and trainer.is_global_zero) as progress:
             for point in self.points:
-                name = f"trajectory, eta {_eta(point)}, S {point.steps}"
+                name = f"trajectory, eta {eta_label(point)}, S {point.steps}"
                 progress.start_point(name, self.num_images)
                 kept = sorted({*evenly(point.nfe, self.shown), *evenly(point.nfe, FRAMES)})
                 errors, pictures = self._follow(trainer, module, point, kept, progress)
@@ -123,7 +123,7 @@ class Trajectory(Study):
 
     def _draw(self, trainer: pl.Trainer, point: GridPoint, pictures: Mapping[int, Tensor]) -> None:
         timesteps = point.timesteps[::-1]
-        title = eta_title(_eta(point))
+        title = eta_title(eta_label(point))
         columns = evenly(point.nfe, self.shown)
         strip = labelled_rows(
             [
@@ -157,10 +157,6 @@ class Trajectory(Study):
             rows = self._rows_of(point)
             values[f"trajectory/mse_half_way/{point_key(point)}"] = rows[(len(rows) - 1) // 2]["mse_to_final"]
         return values
-
-
-def _eta(point: GridPoint) -> str:
-    return eta_label(cast(Any, point))
 
 
 def follow(
