@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # A network and a run small enough for tests; everything else is as a user gets it.
@@ -112,13 +113,21 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Pa
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
-    """The directory of a digits run that is long enough for its samples to look like digits."""
-    directory = tmp_path_factory.mktemp("digits") / "outputs"
+    """The directory of a digits run that is long enough for its samples to look like digits.
+
+    A minute's work, so the workers of a parallel test run share one.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    shared = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "digits"
+    shared.mkdir(exist_ok=True)
     environment = {**os.environ, "DDIM_CACHE_DIR": str(cache_dir), "OMP_NUM_THREADS": "1"}
     arguments = ["trainer.max_steps=700", "callbacks=minimal", "callbacks.ema.decay=0.98", "logger=none"]
-    command = [sys.executable, str(REPOSITORY / "train.py"), *arguments, f"output_dir={directory}"]
-    subprocess.run(command, check=True, env=environment, cwd=directory.parent, timeout=600)
-    return next((directory / "train").iterdir())
+    command = [sys.executable, str(REPOSITORY / "train.py"), *arguments, f"output_dir={shared / 'outputs'}"]
+    with FileLock(shared / "lock"):
+        if not (shared / "finished").is_file():
+            subprocess.run(command, check=True, env=environment, cwd=shared, timeout=600)
+            (shared / "finished").touch()
+    return next((shared / "outputs" / "train").iterdir())
 
 
 @pytest.fixture(scope="session")
