@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from ddim.errors import UserError
+from ddim.files import write_atomically
 
 if TYPE_CHECKING:
     from ddim.config import LoggerConfig
@@ -72,8 +73,7 @@ def _wandb(config: LoggerConfig, directory: Path, job_type: str, hyperparameters
     )
     if not offline:
         log.info("W&B: %s", logger.experiment.url)
-    directory.mkdir(parents=True, exist_ok=True)
-    id_file.write_text(run_id + "\n")
+    write_atomically((id_file, f"{run_id}\n".encode()))
     return logger
 
 
