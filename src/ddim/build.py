@@ -87,14 +87,15 @@ def check_shape(denoiser: UNet, datamodule: ImageDataModule) -> None:
 
 
 def training_callbacks(
-    config: TrainConfig, module: DenoisingModule, datamodule: ImageDataModule, directory: Path, stop: StopRequest
+    config: TrainConfig, module: DenoisingModule, datamodule: ImageDataModule, directory: Path, stop: StopRequest | None = None
 ) -> list[Callback]:
     """In the order that matters: what samples must run before the EMA callback swaps the raw weights back."""
     part = config.callbacks
     checkpoints = directory / "checkpoints"
     callbacks: list[Callback] = [TrainingProgress()] if config.trainer.get("enable_progress_bar", True) else []
     every_n_steps = config.trainer.get("log_every_n_steps", 50)
-    callbacks += [SignalHandlers(stop), StopOnDivergence(every_n_steps, checkpoints / LAST), Throughput(every_n_steps)]
+    callbacks += [] if stop is None else [SignalHandlers(stop)]
+    callbacks += [StopOnDivergence(every_n_steps, checkpoints / LAST), Throughput(every_n_steps)]
     if part.sample_grid.enabled:
         callbacks.append(
             SampleGrid(
