@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import secrets
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -71,12 +73,34 @@ def remove_unfinished(directory: Path) -> list[Path]:
 def disk_errors_as_sentence(directory: Path, how_to_go_on: Callable[[], str]) -> Iterator[None]:
     """Turn a full or read-only disk into a `UserError` that also says how to go on."""
     try:
-        yield
+        with _full_log_files():
+            yield
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if not _disk_error(error):
             raise
         where = error.filename or f"a file of {directory}"
         raise UserError(
             f"{where} cannot be written ({error.strerror}); the files that were there are whole. "
             f"Make room or give write permission, then {how_to_go_on()}."
         ) from error
+
+
+@contextmanager
+def _full_log_files() -> Iterator[None]:
+    """Log files that cannot grow lose lines which the terminal shows; logging would print a traceback for each."""
+    handle = logging.StreamHandler.handleError
+
+    def tolerate(handler: logging.StreamHandler, record: logging.LogRecord) -> None:  # type: ignore[type-arg]
+        error = sys.exc_info()[1]
+        if not (isinstance(handler, logging.FileHandler) and _disk_error(error)):
+            handle(handler, record)
+
+    logging.StreamHandler.handleError = tolerate  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        logging.StreamHandler.handleError = handle  # type: ignore[method-assign]
+
+
+def _disk_error(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in DISK_ERRORS

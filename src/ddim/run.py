@@ -284,8 +284,13 @@ def _closing(trainer: pl.Trainer, stop: StopRequest) -> Iterator[None]:
 def _finish_wandb(status: Any) -> None:
     import wandb
 
-    if wandb.run is not None:
+    if wandb.run is None:
+        return
+    try:
         wandb.run.finish(exit_code=status)
+    except Exception as error:  # with a full disk there is none it could not raise, and another one is on its way
+        log.warning("W&B could not close its run (%s); it keeps what it had written.", error)
+        wandb.teardown(exit_code=status)
 
 
 def _finish(trainer: pl.Trainer) -> None:
