@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import os
 import re
@@ -14,11 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from ddim.checkpoint_io import AtomicCheckpointIO
 from ddim.cli import evaluation_arguments, training_arguments
 from ddim.errors import UserError
-from ddim.files import UNFINISHED, disk_errors_as_sentence, remove_unfinished, replacing, write_atomically
+from ddim.files import UNFINISHED, disk_errors_as_sentence, remove_unfinished, replacing, save_picture, write_atomically
+from ddim.loggers import MetricsFile
 
 SMALL, LARGE = b"old", bytes(300_000)
 
@@ -84,6 +87,52 @@ class TestWriting:
         assert "ckpt_" not in UNFINISHED
 
 
+class TestPictures:
+    picture = Image.effect_noise((300, 300), 50)
+
+    def test_a_full_disk_leaves_the_old_one(self, tmp_path):
+        for name in ("picture.png", "picture.gif"):
+            save_picture(self.picture.resize((9, 9)), tmp_path / name)
+            with files_limited_to(10_000), pytest.raises(OSError) as caught:
+                save_picture(self.picture, tmp_path / name)
+            assert caught.value.filename == str(tmp_path / name)
+            with Image.open(tmp_path / name) as kept:
+                assert kept.size == (9, 9) and kept.format == name[-3:].upper()
+        assert names(tmp_path) == {"picture.png", "picture.gif"}
+
+
+class TestMetrics:
+    def read(self, logger: MetricsFile) -> list[dict[str, str]]:
+        with open(Path(logger.log_dir) / "metrics.csv") as file:
+            return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+    def test_rows_and_columns_are_added(self, tmp_path):
+        logger = MetricsFile(tmp_path)
+        rows = [
+            {"loss": 1.0, "step": 0},
+            {"loss": 0.5, "step": 1},
+            {"other": 0.25, "step": 1},
+            {"loss": 0.1, "step": 2},
+        ]
+        for row in rows:
+            logger.log_metrics({key: value for key, value in row.items() if key != "step"}, step=row["step"])
+            logger.save()
+        assert [{key: float(value) for key, value in row.items()} for row in self.read(logger)] == rows
+
+    @pytest.mark.parametrize("columns", [("loss",), ("loss", "new")])
+    def test_a_full_disk_leaves_what_was_there(self, tmp_path, columns):
+        logger = MetricsFile(tmp_path)
+        logger.log_metrics({"loss": 1.0}, step=0)
+        logger.save()
+        before = self.read(logger)
+        for step in range(1, 90):
+            logger.log_metrics(dict.fromkeys(columns, 1 / 3), step=step)
+        with files_limited_to(1_000), pytest.raises(OSError) as caught:
+            logger.save()
+        assert caught.value.filename == str(Path(logger.log_dir) / "metrics.csv")
+        assert self.read(logger) == before
+
+
 class TestCheckpoints:
     checkpoint = {"weights": torch.arange(50_000.0), "step": 3}  # noqa: RUF012
 
@@ -141,7 +190,7 @@ class TestOutputDirectory:
         assert names(tmp_path) == {"a file"}
 
     def test_a_sweep_has_a_directory_of_its_own(self, rewrite):
-        with pytest.raises(UserError, match="^hydra.sweep.dir=/proc/x cannot be written to"):
+        with pytest.raises(UserError, match=r"^hydra\.sweep\.dir=/proc/x cannot be written to"):
             rewrite(["-m", "hydra.sweep.dir=/proc/x"])
 
     @pytest.mark.parametrize("arguments", [[], ["output_dir=deep/er/x"], ["hydra.run.dir='${output_dir}/x'"]])

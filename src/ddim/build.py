@@ -87,7 +87,11 @@ def check_shape(denoiser: UNet, datamodule: ImageDataModule) -> None:
 
 
 def training_callbacks(
-    config: TrainConfig, module: DenoisingModule, datamodule: ImageDataModule, directory: Path, stop: StopRequest | None = None
+    config: TrainConfig,
+    module: DenoisingModule,
+    datamodule: ImageDataModule,
+    directory: Path,
+    stop: StopRequest | None = None,
 ) -> list[Callback]:
     """In the order that matters: what samples must run before the EMA callback swaps the raw weights back."""
     part = config.callbacks

@@ -24,7 +24,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         with replacing(Path(path)) as file:
             stream = _Stream(file)
-            torch.save(checkpoint, stream)
+            torch.save(checkpoint, stream)  # type: ignore[arg-type]
             if stream.error is not None:
                 raise stream.error
 

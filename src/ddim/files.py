@@ -10,9 +10,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ddim.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Without the file's own name: Lightning reads version numbers from whatever is called `*ckpt_*` in a run directory.
 UNFINISHED = ".unfinished-"
@@ -61,6 +64,12 @@ def write_atomically(*files: tuple[Path, bytes]) -> None:
             os.fsync(stream.fileno())
 
 
+def save_picture(picture: Image.Image, path: Path, **options: Any) -> None:
+    """`picture.save`, in the format that the name's ending says, whole or not at all."""
+    with replacing(path) as stream:
+        picture.save(stream, path.suffix[1:].upper(), **options)
+
+
 def remove_unfinished(directory: Path) -> list[Path]:
     """Delete what killed processes left unfinished under `directory`. Returns what was deleted."""
     found = sorted(directory.rglob(f"{UNFINISHED}*"))
@@ -95,7 +104,7 @@ def _full_log_files() -> Iterator[None]:
         if not (isinstance(handler, logging.FileHandler) and _disk_error(error)):
             handle(handler, record)
 
-    logging.StreamHandler.handleError = tolerate  # type: ignore[method-assign]
+    logging.StreamHandler.handleError = tolerate  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:

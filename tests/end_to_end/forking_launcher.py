@@ -1,9 +1,10 @@
-"""Runs the scripts again and again in processes of their own that need not import anything: each is a fork of this one.
+"""Runs the scripts again and again in processes of their own that need not import anything: forks of this one.
 
-Lines of JSON on standard input, answers on standard output: `{"arguments": [script, ...], "directory": ..., "output": ...,
-"batches": ..., "environment": {...}, "seconds_per_write": ...}` starts a script and answers its process id; `"wait"` answers how it ended, as
-`subprocess` numbers it. The script's output goes to the file `output`; the file `batches` grows by one byte with every
-training batch that begins. `seconds_per_write` is how slow the disk is while a checkpoint is written.
+Lines of JSON on standard input, answers on standard output. `{"arguments": [script, ...], "directory": ...,
+"output": ..., "batches": ..., "environment": {...}, "seconds_per_write": ...}` starts a script and answers its process
+id; `"wait"` answers how it ended, as `subprocess` numbers it. The script's output goes to the file `output`; the file
+`batches` grows by one byte with every training batch that begins. `seconds_per_write` is how slow the disk is while a
+checkpoint is written.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import traceback
 import torch
 
 import ddim.checkpoint_io
-import ddim.run  # noqa: F401  (what takes seconds)
+import ddim.run
 from ddim.lit_module import DenoisingModule
 
 # A pool of threads would not survive the fork.

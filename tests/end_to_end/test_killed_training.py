@@ -178,7 +178,7 @@ def unfinished(run: Path) -> list[Path]:
 
 
 def test_sigkill_at_ten_random_moments_changes_nothing(launcher, uninterrupted):
-    """One run, killed ten times: seven times somewhere in a step, a save or a validation, three times surely in a save."""
+    """One run, killed ten times: seven times in a step, a save or a validation, three times surely in a save."""
     moments = random.Random(4)
     run = launcher.directory / "killed"
     command = (*TRAINING, f"hydra.run.dir={run}")
@@ -275,7 +275,8 @@ def test_a_run_killed_before_it_saved_says_so(launcher):
     attempt = launcher.start("train.py", f"resume='{run}'")
     assert attempt.wait() == 2
     again = re.fullmatch(
-        f"error: resume={run}: that run was stopped before anything was saved; start anew with `python train.py (.*)`.\n",
+        f"error: resume={run}: that run was stopped before anything was saved; "
+        "start anew with `python train.py (.*)`.\n",
         attempt.output,
     )
     assert again is not None and [text.removeprefix("++") for text in shlex.split(again[1])] == command
