@@ -170,6 +170,8 @@ def _key(argument: str) -> str | None:
 
 def _value_of(key: str, arguments: Sequence[str]) -> str | None:
     for argument in reversed(arguments):
+        if not argument.lstrip("+").startswith(key):  # parsing takes milliseconds
+            continue
         override = _parse(argument)
         if override is not None and override.key_or_group == key:
             value = override.value()

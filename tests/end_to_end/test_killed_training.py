@@ -329,6 +329,28 @@ def test_an_evaluation_says_where_what_it_finished_is(launcher, uninterrupted):
     assert [row["steps"] for row in csv.DictReader((directory / "results.csv").open())] == ["2"]
 
 
+def test_a_rate_that_is_too_high_ends_in_a_sentence_and_a_lower_one_goes_on(launcher):
+    run = launcher.directory / "diverging"
+    attempt = launcher.start("train.py", *TRAINING, "trainer.max_steps=3", f"hydra.run.dir={run}")
+    assert attempt.wait() == 0, attempt.output
+    attempt = launcher.start("train.py", f"resume={run}", f"trainer.max_steps={STEPS}", "optimizer.lr=1e30")
+    assert attempt.wait() == 2, attempt.output
+    sentence = re.fullmatch(
+        r"error: The (loss is not a finite number at|weights are not finite numbers after) step (\d+) "
+        rf"\(learning rate (\S+)\); the last good checkpoint is {run}/checkpoints/last.ckpt: "
+        rf"`python train.py resume={run}` with a lower optimizer.lr goes on from it.",
+        attempt.output.splitlines()[-1],
+    )
+    assert sentence is not None and "Traceback" not in attempt.output, attempt.output
+    # Twenty steps of warm-up.
+    assert float(sentence[3]) == pytest.approx(1e30 * int(sentence[2]) / 20)
+    assert checkpoint_of(run)["global_step"] == 3
+    attempt = launcher.start("train.py", f"resume={run}", f"trainer.max_steps={STEPS}", "optimizer.lr=1e-5")
+    assert attempt.wait() == 0, attempt.output
+    weights = checkpoint_of(run)["current_model_state"]
+    assert all(torch.isfinite(weight).all() for weight in weights.values())
+
+
 class TestSlurm:
     """What SLURM and Lightning do between them; `scontrol` is ours and does what SLURM does to the job."""
 
