@@ -17,4 +17,4 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     sys.argv[1:] = exit_with_sentence(lambda: evaluation_arguments(sys.argv[1:]))
-    main()
+    exit_with_sentence(main)

@@ -17,4 +17,4 @@ def main(cfg: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     sys.argv[1:] = exit_with_sentence(lambda: training_arguments(sys.argv[1:]))
-    main()
+    exit_with_sentence(main)

@@ -216,6 +216,7 @@ class TestWeights:
         callbacks = training_callbacks(config, module_of(), digits, tmp_path)
         assert [type(callback).__name__ for callback in callbacks] == [
             "TrainingProgress",
+            "StopOnDivergence",
             "Throughput",
             "LastCheckpoint",
         ]
@@ -507,7 +508,10 @@ class TestImportsGoOneWay:
             ("lit_module", {*ROOMS, "errors", "checkpoint", "grid"}),
             ("terminal", set()),
             ("records", set()),
-            ("results", {"errors", "records", "terminal"}),
+            ("files", {"errors"}),
+            ("signals", set()),
+            ("checkpoint_io", {"errors", "files"}),
+            ("results", {"files", "errors", "records", "terminal"}),
             ("rows", {"records", "results"}),
             ("paper/__init__", {"grid"}),
             ("evaluation_config", {*ROOMS, "errors", "checks", "grid"}),

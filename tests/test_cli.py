@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from ddim.cli import GRID_KEYS, SUPPLIED, evaluation_arguments, exit_with_sentence, training_arguments
 from ddim.errors import UserError
+from ddim.signals import StopRequest
 
 BOTH = pytest.mark.parametrize("rewrite", [training_arguments, evaluation_arguments])
 
@@ -202,6 +204,57 @@ def test_a_user_error_is_one_sentence_and_status_2(capsys):
         exit_with_sentence(task)
     assert exit_.value.code == 2
     assert capsys.readouterr() == ("", "error: seed=-1 must not be negative.\n")
+
+
+def test_a_signal_is_one_sentence_and_its_status(capsys):
+    def task():
+        with StopRequest(lambda: "go on with `this`"):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as exit_:
+        exit_with_sentence(task)
+    assert exit_.value.code == 143
+    assert capsys.readouterr() == ("", "Stopped by SIGTERM: go on with `this`.\n")
+
+
+def test_ctrl_c_before_the_work_is_no_traceback_either(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        exit_with_sentence(lambda: signal.raise_signal(signal.SIGINT))
+    assert exit_.value.code == 130
+    assert capsys.readouterr() == ("", "Stopped by Ctrl-C before the work began.\n")
+
+
+class TestSlurm:
+    """A job finds its directory again when it is requeued, and all its tasks agree on it."""
+
+    job = {"SLURM_JOB_ID": "42", "SLURM_NTASKS": "8", "SLURM_JOB_NAME": "train"}  # noqa: RUF012
+
+    def directory(self, *arguments: str) -> str | None:
+        values = dict(parsed(argument) for argument in training_arguments(arguments) if "=" in argument)
+        return getattr(values.get("hydra.run.dir"), "text", values.get("hydra.run.dir"))
+
+    @pytest.fixture(autouse=True)
+    def on_a_cluster(self, monkeypatch):
+        for key, value in self.job.items():
+            monkeypatch.setenv(key, value)
+
+    def test_it_is_a_function_of_the_job_and_the_command(self, monkeypatch):
+        first = self.directory("seed=1")
+        assert re.fullmatch(r"\$\{output_dir\}/train/slurm-42-[0-9a-f]{6}-\$\{dataset.name\}", first)
+        monkeypatch.setenv("SLURM_PROCID", "3")
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        assert self.directory("seed=1") == first != self.directory("seed=2")
+        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "40")
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+        assert "/slurm-40_2-" in self.directory("seed=1")
+
+    def test_a_directory_that_is_given_is_kept(self, tmp_path):
+        assert self.directory(f"hydra.run.dir={tmp_path}") == str(tmp_path)
+
+    def test_a_sweep_and_a_shell_are_no_job(self, monkeypatch):
+        assert self.directory("-m", "seed=1,2") is None
+        monkeypatch.setenv("SLURM_JOB_NAME", "bash")
+        assert self.directory("seed=1") is None
 
 
 def test_the_result_and_other_errors_pass_through():

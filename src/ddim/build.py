@@ -18,6 +18,8 @@ from ddim.callbacks import (
     Measure,
     SampleGrid,
     Sampling,
+    SignalHandlers,
+    StopOnDivergence,
     Throughput,
     TrainingEvaluation,
     TrainingProgress,
@@ -26,6 +28,7 @@ from ddim.callbacks import (
     track,
 )
 from ddim.checkpoint import BEST, LAST
+from ddim.checkpoint_io import AtomicCheckpointIO
 from ddim.config import EvaluateConfig, TrainConfig, sample_grid_point, training_grid
 from ddim.data import ImageDataModule, build_datamodule
 from ddim.denoisers import UNet, build_denoiser
@@ -42,6 +45,7 @@ from ddim.metrics import (
     reference_statistics,
 )
 from ddim.results import Floor
+from ddim.signals import StopRequest
 
 # What Lightning refuses on a machine that lacks it.
 DEVICE_ARGUMENTS = ("accelerator", "devices", "strategy", "precision", "num_nodes")
@@ -83,13 +87,19 @@ def check_shape(denoiser: UNet, datamodule: ImageDataModule) -> None:
 
 
 def training_callbacks(
-    config: TrainConfig, module: DenoisingModule, datamodule: ImageDataModule, directory: Path
+    config: TrainConfig,
+    module: DenoisingModule,
+    datamodule: ImageDataModule,
+    directory: Path,
+    stop: StopRequest | None = None,
 ) -> list[Callback]:
     """In the order that matters: what samples must run before the EMA callback swaps the raw weights back."""
     part = config.callbacks
     checkpoints = directory / "checkpoints"
     callbacks: list[Callback] = [TrainingProgress()] if config.trainer.get("enable_progress_bar", True) else []
-    callbacks.append(Throughput(config.trainer.get("log_every_n_steps", 50)))
+    every_n_steps = config.trainer.get("log_every_n_steps", 50)
+    callbacks += [] if stop is None else [SignalHandlers(stop)]
+    callbacks += [StopOnDivergence(every_n_steps, checkpoints / LAST), Throughput(every_n_steps)]
     if part.sample_grid.enabled:
         callbacks.append(
             SampleGrid(
@@ -128,7 +138,7 @@ def training_callbacks(
                 enable_version_counter=False,
             )
         )
-    callbacks.append(LastCheckpoint(checkpoints / LAST, part.checkpoint.every_n_steps))
+    callbacks.append(LastCheckpoint(checkpoints / LAST, part.checkpoint.every_n_steps, stop))
     return callbacks
 
 
@@ -198,6 +208,7 @@ def build_trainer(arguments: Mapping[str, Any], directory: Path, **managed: Any)
             **{"enable_model_summary": False, **arguments},
             **managed,
             default_root_dir=directory,
+            plugins=[AtomicCheckpointIO()],
             # The data room splits by index; Lightning's own sampler repeats images to fill the ranks.
             use_distributed_sampler=False,
         )

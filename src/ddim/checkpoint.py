@@ -6,9 +6,12 @@ A checkpoint is a Lightning checkpoint with one more entry, plain data under `CH
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ddim.denoisers.pretrained import FORMAT, find_checkpoint
 from ddim.errors import UserError
@@ -58,10 +61,24 @@ def resolve_checkpoint(source: str | None, output_dir: Path, key: str = "checkpo
         raise UserError(f"{key}=null names none; give latest, a run directory or a .ckpt file.")
     if source == "latest":
         return latest_checkpoint(output_dir)
+    if (
+        key == "resume"
+        and (Path(source) / OVERRIDES_FILE).is_file()
+        and not (Path(source) / "checkpoints" / LAST).is_file()
+    ):
+        command = shlex.join(["python", "train.py", *read_overrides(Path(source))])
+        raise UserError(
+            f"resume={source}: that run was stopped before anything was saved; start anew with `{command}`."
+        )
     try:
         return find_checkpoint(source)
     except UserError as error:
         raise UserError(f"{key}={source}: {error}") from error
+
+
+def read_overrides(directory: Path) -> list[str]:
+    """The command line that a run was started with."""
+    return list(yaml.safe_load((directory / OVERRIDES_FILE).read_text()) or [])
 
 
 def run_directory(checkpoint: Path) -> Path:

@@ -5,18 +5,21 @@ Light on purpose: nothing here imports torch, so that `--help` and shell complet
 
 from __future__ import annotations
 
+import hashlib
 import os
+import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from ddim.errors import UserError
+from ddim.signals import Stopped
 
 # A list for these is one grid in one process; elsewhere `a,b,c` keeps Hydra's meaning, a multirun.
 GRID_KEYS = (
@@ -36,9 +39,18 @@ SUPPLIED = ("dataset", "denoiser", "schedule")
 
 
 def exit_with_sentence(task: Callable[[], Any]) -> Any:
-    """Run `task`; a `UserError` becomes one sentence on stderr and exit status 2 (HYDRA_FULL_ERROR=1: a traceback)."""
+    """Run `task`; what ends it early becomes one sentence on stderr and an exit status.
+
+    A `UserError`: status 2 (HYDRA_FULL_ERROR=1: a traceback). A signal: 128 + its number.
+    """
     try:
         return task()
+    except Stopped as stopped:
+        print(stopped.sentence, file=sys.stderr)
+        sys.exit(stopped.code)
+    except KeyboardInterrupt:
+        print("Stopped by Ctrl-C before the work began.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except UserError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -50,19 +62,20 @@ def training_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line of train.py as Hydra gets it: grids as lists, and for `resume=` the run's own overrides.
 
     Raises:
-        UserError: `resume=` names nothing that can be resumed.
+        UserError: `resume=` names nothing that can be resumed, or nothing can be written where the run would be.
     """
     rewritten = _additions(_grids_as_lists(arguments), TRAINER)
     resume = _value_of("resume", rewritten)
     if resume in (None, "null"):
-        return rewritten
-    from ddim.checkpoint import OVERRIDES_FILE, resolve_checkpoint, run_directory  # torch loads only where it is needed
+        _check_writable(rewritten)
+        return [*rewritten, *_directory_under_slurm(rewritten)]
+    from ddim.checkpoint import read_overrides, resolve_checkpoint, run_directory  # torch loads only where it is needed
 
     checkpoint = resolve_checkpoint(resume, Path(_value_of("output_dir", rewritten) or "outputs"), "resume")
     directory = run_directory(checkpoint)
-    saved = yaml.safe_load((directory / OVERRIDES_FILE).read_text()) or []
+    _check_writable([f"hydra.run.dir={_quoted(str(directory))}"])
     given = {_key(argument) for argument in rewritten}
-    kept = [override for override in saved if _key(override) not in given | {"resume"}]
+    kept = [override for override in read_overrides(directory) if _key(override) not in given | {"resume"}]
     rest = [argument for argument in rewritten if _key(argument) != "resume"]
     return [
         *kept,
@@ -74,8 +87,46 @@ def training_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def evaluation_arguments(arguments: Sequence[str]) -> list[str]:
-    """The command line of evaluate.py as Hydra gets it: grids as lists, additions allowed."""
+    """The command line of evaluate.py as Hydra gets it: grids as lists, additions allowed.
+
+    Raises:
+        UserError: nothing can be written where the results would be.
+    """
+    _check_writable(arguments)
     return _additions(_grids_as_lists(arguments), TRAINER + SUPPLIED)
+
+
+def _check_writable(arguments: Sequence[str]) -> None:
+    """Refuse a directory that Hydra could not make, before it tries and fails with a traceback."""
+    folder = "hydra.sweep.dir" if _is_multirun(arguments) else "hydra.run.dir"
+    key = next((key for key in (folder, "output_dir") if _value_of(key, arguments)), "output_dir")
+    value = _value_of(key, arguments) or "outputs"
+    # What an interpolation stands for is not known yet; what comes before it is.
+    known = value if "${" not in value else os.path.dirname(value.partition("${")[0])
+    try:
+        existing = Path(known).absolute()
+        while not existing.exists():
+            existing = existing.parent
+        os.rmdir(tempfile.mkdtemp(dir=existing))
+    except OSError as error:
+        raise UserError(f"{key}={value} cannot be written to ({error.strerror}); give a directory that can.") from error
+
+
+def _directory_under_slurm(arguments: Sequence[str]) -> list[str]:
+    """A run directory that all tasks of a SLURM job agree on, and in which the job finds itself when it is requeued."""
+    job, name = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_JOB_NAME")
+    interactive = job is None or "SLURM_NTASKS" not in os.environ or name in ("bash", "interactive")
+    if interactive or _is_multirun(arguments) or _value_of("hydra.run.dir", arguments):
+        return []
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    # One job may train several times; the command lines tell them apart.
+    command = hashlib.sha256("\0".join(arguments).encode()).hexdigest()[:6]
+    return [f"hydra.run.dir='${{output_dir}}/train/slurm-{job}-{command}-${{dataset.name}}'"]
+
+
+def _is_multirun(arguments: Sequence[str]) -> bool:
+    return any(argument in ("-m", "--multirun") for argument in arguments)
 
 
 def _additions(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
@@ -90,7 +141,7 @@ def _additions(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
 
 def _grids_as_lists(arguments: Sequence[str]) -> list[str]:
     """`sampler.steps=10,20,50` -> `sampler.steps=[10,20,50]`, unless this is a multirun, whose sweeps these are."""
-    if any(argument in ("-m", "--multirun") for argument in arguments):
+    if _is_multirun(arguments):
         return list(arguments)
     return [_as_list(argument) if _key(argument) in GRID_KEYS else argument for argument in arguments]
 
@@ -119,6 +170,8 @@ def _key(argument: str) -> str | None:
 
 def _value_of(key: str, arguments: Sequence[str]) -> str | None:
     for argument in reversed(arguments):
+        if not argument.lstrip("+").startswith(key):  # parsing takes milliseconds
+            continue
         override = _parse(argument)
         if override is not None and override.key_or_group == key:
             value = override.value()

@@ -288,7 +288,7 @@ def _typed(schema: type, cfg: DictConfig) -> Any:
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
     known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
-    managed = {"callbacks", "logger", "default_root_dir", "use_distributed_sampler", "enable_checkpointing"}
+    managed = {"callbacks", "logger", "plugins", "default_root_dir", "use_distributed_sampler", "enable_checkpointing"}
     for key in trainer:
         if key not in known:
             raise UserError(f"trainer.{key}={trainer[key]} is not an argument of pytorch_lightning.Trainer.")

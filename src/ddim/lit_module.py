@@ -139,6 +139,16 @@ class DenoisingModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = describe(self.config)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Lightning restores the optimizer's settings with its state. What is configured now, perhaps a lower rate after
+        # training has diverged, goes over them; settings that did not change stay the same to the last bit.
+        now = self.optimizer_config
+        for group in (group for state in checkpoint["optimizer_states"] for group in state["param_groups"]):
+            group["lr"] *= now["lr"] / group["initial_lr"]
+            group.update(initial_lr=now["lr"], betas=tuple(now["betas"]), weight_decay=now["weight_decay"])
+        for scheduler in checkpoint["lr_schedulers"]:
+            scheduler["base_lrs"] = [now["lr"]] * len(scheduler["base_lrs"])
+
     def sample_images(
         self, point: GridPoint, indices: Tensor, shape: tuple[int, int, int], noise: NoiseSource
     ) -> Tensor:

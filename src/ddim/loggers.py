@@ -2,21 +2,69 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from ddim.errors import UserError
+from ddim.files import write_atomically
 
 if TYPE_CHECKING:
     from ddim.config import LoggerConfig
 
 log = logging.getLogger(__name__)
+
+
+class MetricsFile(CSVLogger):
+    """Lightning's CSVLogger, whose file keeps what it had when the disk is full or the process is killed.
+
+    Lightning rewrites the file in place whenever a metric appears for the first time.
+    """
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Raises OSError naming the file."""
+        writer = self.experiment
+        if not writer.metrics:
+            return
+        path = Path(writer.metrics_file_path)
+        if writer._record_new_keys() or not path.exists():
+            earlier = list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
+            write_atomically((path, _csv(writer.metrics_keys, [*earlier, *writer.metrics], header=True)))
+        else:
+            _append(path, _csv(writer.metrics_keys, writer.metrics, header=False))
+        writer.metrics = []
+
+
+def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, header: bool) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _append(path: Path, content: bytes) -> None:
+    with open(path, "ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            # A disk that takes a part says at the rest why it takes no more.
+            while content:
+                content = content[file.write(content) :]
+        except OSError as error:
+            file.truncate(before)
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 RUN_ID_FILE = "wandb_run_id"
 
 
@@ -31,7 +79,7 @@ def build_loggers(
     if config.name == "none":
         return []
     # A resumed run gets a new version_N folder: CSVLogger deletes the metrics of a folder it finds.
-    loggers: list[Logger] = [CSVLogger(directory, name="csv")]
+    loggers: list[Logger] = [MetricsFile(directory, name="csv")]
     if config.name == "tensorboard":
         try:
             loggers.append(TensorBoardLogger(directory, name="tensorboard", version=""))
@@ -72,8 +120,7 @@ def _wandb(config: LoggerConfig, directory: Path, job_type: str, hyperparameters
     )
     if not offline:
         log.info("W&B: %s", logger.experiment.url)
-    directory.mkdir(parents=True, exist_ok=True)
-    id_file.write_text(run_id + "\n")
+    write_atomically((id_file, f"{run_id}\n".encode()))
     return logger
 
 

@@ -10,12 +10,12 @@ import io
 import json
 import math
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddim.errors import UserError
+from ddim.files import write_atomically
 from ddim.records import (
     COLUMNS,
     REQUIRED_COLUMNS,
@@ -63,25 +63,6 @@ class Results(NamedTuple):
     rows: list[GridResult]
     floor: Floor | None
     extra: dict[str, Any]
-
-
-def write_atomically(*files: tuple[Path, bytes]) -> None:
-    """Write files so that each is at any time whole, old or new: all temporaries first, then the renames."""
-    pending: list[tuple[Path, Path]] = []
-    try:
-        for path, content in files:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-            pending.append((temporary, path))
-            with open(temporary, "xb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-        for temporary, path in pending:
-            os.replace(temporary, path)
-    finally:
-        for temporary, _ in pending:
-            temporary.unlink(missing_ok=True)
 
 
 def write_results(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 import ddim
 from ddim.build import (
@@ -22,14 +27,17 @@ from ddim.build import (
     new_denoiser,
     training_callbacks,
 )
-from ddim.checkpoint import LAST, OVERRIDES_FILE, read_config
+from ddim.callbacks import SignalHandlers
+from ddim.checkpoint import LAST, OVERRIDES_FILE, read_config, read_overrides
 from ddim.comparison import compare, render_comparison, show_comparison, write_comparison
-from ddim.config import build_schedule, evaluation_config, training_config
+from ddim.config import TrainConfig, build_schedule, evaluation_config, training_config
 from ddim.denoisers.pretrained import UNSTATED, read_checkpoint
 from ddim.errors import UserError
+from ddim.files import disk_errors_as_sentence, remove_unfinished, write_atomically
 from ddim.lit_module import DenoisingModule
 from ddim.loggers import build_loggers
 from ddim.paper import TABLES
+from ddim.signals import Stopped, StopRequest, resume_command
 from ddim.studies import build_studies
 from ddim.subject import open_subject
 from ddim.terminal import Terminal
@@ -41,17 +49,31 @@ def train(cfg: DictConfig) -> float | None:
     """Train as `conf/train.yaml` describes. Returns the last validation loss (what a Hydra sweeper would minimise).
 
     Raises:
-        UserError: anything the user can put right, before the first training step.
+        UserError: anything the user can put right, before the first training step; after it, a loss that is no number
+            or a disk that takes no more.
+        Stopped: SIGTERM or Ctrl-C, with the step at hand saved.
     """
     config = training_config(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
+
+    def how_to_go_on() -> str:
+        if (directory / "checkpoints" / LAST).is_file():
+            return f"go on with {resume_command('train.py', directory)}"
+        return "nothing was saved yet, start anew with the same command"
+
+    with _leaving_well(directory, how_to_go_on) as stop:
+        return _train(cfg, config, directory, stop)
+
+
+def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequest) -> float | None:
     _quiet()
     torch.manual_seed(config.seed)
     # Refuses bad arguments before any work.
     build_trainer(config.trainer, directory, logger=False)
     description = {"dataset": config.dataset, "denoiser": config.denoiser, "schedule": config.schedule}
-    if config.resume is not None:
-        _check_same_network(Path(config.resume), description)
+    resume = config.resume or _started_before(directory)
+    if resume is not None:
+        _check_same_network(Path(resume), description)
 
     datamodule = load_data(config.dataset, config, **asdict(config.loader))
     schedule = build_schedule(config.schedule)
@@ -64,7 +86,7 @@ def train(cfg: DictConfig) -> float | None:
         seed=config.seed,
         config=description,
     )
-    callbacks = training_callbacks(config, module, datamodule, directory)
+    callbacks = training_callbacks(config, module, datamodule, directory, stop)
     trainer = build_trainer(
         config.trainer,
         directory,
@@ -85,8 +107,10 @@ def train(cfg: DictConfig) -> float | None:
         directory,
     )
     if trainer.is_global_zero:
+        remove_unfinished(directory)
         _save_command(cfg, directory)
-    trainer.fit(module, datamodule, ckpt_path=config.resume, weights_only=True)
+    with _closing(trainer, stop):
+        trainer.fit(module, datamodule, ckpt_path=resume, weights_only=True)
     _finish(trainer)
     last = directory / "checkpoints" / LAST
     log.info("Trained to step %d. Checkpoint: %s", trainer.global_step, last if last.is_file() else "none")
@@ -98,8 +122,16 @@ def evaluate(cfg: DictConfig) -> None:
     """Evaluate a checkpoint as `conf/evaluate.yaml` describes and print the table.
 
     Raises:
-        UserError: anything the user can put right, before the first sample.
+        UserError: anything the user can put right, before the first sample; after it, a disk that takes no more.
+        Stopped: SIGTERM or Ctrl-C.
     """
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    kept = f"what was finished is kept, go on with {resume_command('evaluate.py', directory)}"
+    with _leaving_well(directory, lambda: kept) as stop:
+        _evaluate(cfg, stop)
+
+
+def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
     subject = open_subject(cfg)
     config = evaluation_config(cfg)
     part = config.evaluation
@@ -149,7 +181,7 @@ def evaluate(cfg: DictConfig) -> None:
     trainer = build_trainer(
         config.trainer,
         directory,
-        callbacks=[*studies],
+        callbacks=[SignalHandlers(stop), *studies],
         enable_progress_bar=False,
         logger=build_loggers(config.logger, directory, job_type="evaluate", hyperparameters=_plain(cfg)),
     )
@@ -160,7 +192,8 @@ def evaluate(cfg: DictConfig) -> None:
         ", ".join(study.plan() for study in studies),
         directory,
     )
-    trainer.test(module, datamodule, verbose=False)
+    with _closing(trainer, stop):
+        trainer.test(module, datamodule, verbose=False)
     table = None if config.table is None else TABLES[config.table]
     records = [] if table is None else compare(table, [row for study in studies for row in study.records()])
     if table is not None and trainer.is_global_zero:
@@ -179,9 +212,37 @@ def evaluate(cfg: DictConfig) -> None:
 
 
 def _save_command(cfg: DictConfig, directory: Path) -> None:
-    overrides = [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
-    OmegaConf.save(OmegaConf.create(overrides), directory / OVERRIDES_FILE)
-    OmegaConf.save(cfg, directory / "config.yaml")
+    overrides = OmegaConf.to_yaml(OmegaConf.create(_overrides()))
+    write_atomically(
+        (directory / OVERRIDES_FILE, overrides.encode()), (directory / "config.yaml", OmegaConf.to_yaml(cfg).encode())
+    )
+
+
+def _overrides() -> list[str]:
+    return [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
+
+
+def _started_before(directory: Path) -> str | None:
+    """The checkpoint of a run that a cluster starts again: the same command line in the same directory.
+
+    None for a new run, and where Lightning's requeueing under SLURM has a newer checkpoint, which it takes by itself.
+
+    Raises:
+        UserError: the directory holds a run of another command line.
+    """
+    last = directory / "checkpoints" / LAST
+    if not last.is_file() or not (directory / OVERRIDES_FILE).is_file():
+        return None
+    if read_overrides(directory) != _overrides():
+        raise UserError(
+            f"hydra.run.dir={directory} holds a run of another command line; "
+            f"{resume_command('train.py', directory)} goes on with it, and a new run needs a directory of its own."
+        )
+    requeued = [path.stat().st_mtime for path in directory.glob("hpc_ckpt_*.ckpt")]
+    if SLURMEnvironment.detect() and requeued and max(requeued) > last.stat().st_mtime:
+        return None
+    log.info("%s was started before: this goes on from %s.", directory, last)
+    return str(last)
 
 
 def _check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> None:
@@ -193,6 +254,43 @@ def _check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> Non
                 raise UserError(
                     f"{group}.{key}={now} differs from {then} in {checkpoint}; a resumed run keeps its {group}."
                 )
+
+
+@contextmanager
+def _leaving_well(directory: Path, how_to_go_on: Callable[[], str]) -> Iterator[StopRequest]:
+    """Signals and a full disk end the block in one sentence."""
+    with StopRequest(how_to_go_on) as stop, disk_errors_as_sentence(directory, how_to_go_on):
+        yield stop
+
+
+@contextmanager
+def _closing(trainer: pl.Trainer, stop: StopRequest) -> Iterator[None]:
+    """Whatever ends the work early, neither processes that Lightning started nor a W&B run stay open."""
+    try:
+        yield
+    except BaseException as error:
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            launcher.kill(signal.SIGKILL)
+            # Lightning's observer kills this process too when it finds one of these gone.
+            launcher.procs.clear()
+        failure = stop.leave(signal.SIGTERM) if isinstance(error, SIGTERMException) else error
+        _finish_wandb(failure.code if isinstance(failure, Stopped) else 1)
+        if failure is not error:
+            raise failure from error
+        raise
+
+
+def _finish_wandb(status: Any) -> None:
+    import wandb
+
+    if wandb.run is None:
+        return
+    try:
+        wandb.run.finish(exit_code=status)
+    except Exception as error:  # with a full disk there is none it could not raise, and another one is on its way
+        log.warning("W&B could not close its run (%s); it keeps what it had written.", error)
+        wandb.teardown(exit_code=status)
 
 
 def _finish(trainer: pl.Trainer) -> None:

@@ -3,6 +3,7 @@
 from ddim.callbacks.averaging import WeightEma
 from ddim.callbacks.checkpointing import LastCheckpoint
 from ddim.callbacks.consistency import Consistency
+from ddim.callbacks.divergence import StopOnDivergence
 from ddim.callbacks.diversity import Diversity
 from ddim.callbacks.evaluation import EvaluationGrid
 from ddim.callbacks.generation import Sampling
@@ -11,6 +12,7 @@ from ddim.callbacks.measure import Measure, features_name
 from ddim.callbacks.progress import GridProgress, TrainingProgress, track
 from ddim.callbacks.reconstruction import Reconstruction
 from ddim.callbacks.sample_grid import SampleGrid
+from ddim.callbacks.stopping import SignalHandlers
 from ddim.callbacks.study import Study
 from ddim.callbacks.throughput import Throughput
 from ddim.callbacks.training_evaluation import TrainingEvaluation
@@ -27,6 +29,8 @@ __all__ = [
     "Reconstruction",
     "SampleGrid",
     "Sampling",
+    "SignalHandlers",
+    "StopOnDivergence",
     "Study",
     "Throughput",
     "TrainingEvaluation",

@@ -16,6 +16,7 @@ from ddim.callbacks.measure import Measure, features_name
 from ddim.callbacks.progress import GridProgress
 from ddim.callbacks.study import Study, point_key
 from ddim.figures import image_grid, plot_distance, plot_speed, sample_sheet
+from ddim.files import save_picture
 from ddim.grid import GridPoint
 from ddim.lit_module import DenoisingModule
 from ddim.metrics import compute_metrics
@@ -117,14 +118,14 @@ class EvaluationGrid(Study):
         folder = self.directory / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         picture = image_grid(images, max(1, round(len(images) ** 0.5)))
-        picture.save(folder / f"{point_key(result).replace('/', '-')}.png")
+        save_picture(picture, folder / f"{point_key(result).replace('/', '-')}.png")
         show_image(trainer, f"samples/{point_key(result)}", picture, _line(result))
 
     def _save_grid(self, trainer: pl.Trainer, sheets: Mapping[str, Mapping[tuple[str, int], Tensor]]) -> None:
         for tau, images in sheets.items():
             name = "samples" if len(sheets) == 1 else f"samples-{tau}"
             sheet = sample_sheet(images)
-            sheet.save(self.directory / f"{name}.png")
+            save_picture(sheet, self.directory / f"{name}.png")
             show_image(trainer, f"grid/{name}", sheet)
             self.pictures.append(self.directory / f"{name}.png")
         plot_distance(self.results, self.measure.floor, self.directory / "distance.png")

@@ -10,6 +10,7 @@ import torch
 from ddim.callbacks.generation import Sampling, sampling_context
 from ddim.callbacks.periodic import EveryNValidations
 from ddim.figures import image_grid
+from ddim.files import save_picture
 from ddim.grid import GridPoint
 from ddim.lit_module import DenoisingModule
 from ddim.show import show_image
@@ -49,6 +50,5 @@ class SampleGrid(EveryNValidations):
             )
         columns = max(1, round(self.num_images**0.5))
         picture = image_grid(images, columns)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        picture.save(self.directory / f"samples-{trainer.global_step:07d}.png")
+        save_picture(picture, self.directory / f"samples-{trainer.global_step:07d}.png")
         show_image(trainer, "samples", picture, f"step {trainer.global_step}")

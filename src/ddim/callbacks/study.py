@@ -13,6 +13,7 @@ from PIL import Image
 
 from ddim.callbacks.generation import Sampling
 from ddim.diffusion import NoiseSchedule
+from ddim.files import save_picture
 from ddim.grid import GridPoint
 from ddim.lit_module import DenoisingModule
 from ddim.results import GridResult
@@ -97,7 +98,7 @@ class Study(pl.Callback):
     def show(self, trainer: pl.Trainer, what: str, picture: Image.Image, caption: str = "") -> None:
         """Keep a picture as `<name>-<what>.png`, and under `<name>/<what>` in the loggers."""
         path = self.directory / f"{self.name}-{what}.png"
-        picture.save(path)
+        save_picture(picture, path)
         self.pictures.append(path)
         show_image(trainer, f"{self.name}/{what}", picture, caption)
 

@@ -16,6 +16,7 @@ from ddim.callbacks.progress import GridProgress
 from ddim.callbacks.study import Study, point_key
 from ddim.data import to_uint8
 from ddim.diffusion import StepState
+from ddim.files import save_picture
 from ddim.grid import GridPoint
 from ddim.image_grids import font, image_grid
 from ddim.labelled_rows import labelled_rows
@@ -206,4 +207,5 @@ def animate(frames: Sequence[Tensor], labels: Sequence[str], path: Path, millise
         picture.paste(grid, (margin, line))
         pictures.append(picture)
     durations = [milliseconds] * (len(pictures) - 1) + [max(milliseconds, LAST_FRAME_MILLISECONDS)]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=True)
+    more = {"save_all": True, "append_images": pictures[1:], "duration": durations, "loop": 0, "optimize": True}
+    save_picture(pictures[0], path, **more)
