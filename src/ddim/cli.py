@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
@@ -33,6 +32,11 @@ GRID_KEYS = (
 # evaluate.py what the checkpoint supplies.
 TRAINER = ("trainer",)
 SUPPLIED = ("dataset", "denoiser", "schedule")
+# The folders of conf/.
+GROUPS = (
+    *SUPPLIED,
+    *("sampler", "optimizer", "evaluation", "trainer", "logger", "callbacks", "recipe", "experiment", "table"),
+)
 
 
 def exit_with_sentence(task: Callable[[], Any]) -> Any:
@@ -50,19 +54,20 @@ def training_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line of train.py as Hydra gets it: grids as lists, and for `resume=` the run's own overrides.
 
     Raises:
-        UserError: `resume=` names nothing that can be resumed.
+        UserError: `resume=` names nothing that can be resumed, or a group's option is not a name.
     """
+    _check_options(arguments)
     rewritten = _additions(_grids_as_lists(arguments), TRAINER)
     resume = _value_of("resume", rewritten)
     if resume in (None, "null"):
         return rewritten
-    from ddim.checkpoint import OVERRIDES_FILE, resolve_checkpoint, run_directory  # torch loads only where it is needed
+    from ddim.checkpoint import resolve_checkpoint, run_directory  # torch loads only where it is needed
+    from ddim.stored_overrides import read_overrides
 
     checkpoint = resolve_checkpoint(resume, Path(_value_of("output_dir", rewritten) or "outputs"), "resume")
     directory = run_directory(checkpoint)
-    saved = yaml.safe_load((directory / OVERRIDES_FILE).read_text()) or []
     given = {_key(argument) for argument in rewritten}
-    kept = [override for override in saved if _key(override) not in given | {"resume"}]
+    kept = read_overrides(directory, leave_out=given | {"resume"})
     rest = [argument for argument in rewritten if _key(argument) != "resume"]
     return [
         *kept,
@@ -74,8 +79,26 @@ def training_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def evaluation_arguments(arguments: Sequence[str]) -> list[str]:
-    """The command line of evaluate.py as Hydra gets it: grids as lists, additions allowed."""
+    """The command line of evaluate.py as Hydra gets it: grids as lists, additions allowed.
+
+    Raises:
+        UserError: a group's option is not a name.
+    """
+    _check_options(arguments)
     return _additions(_grids_as_lists(arguments), TRAINER + SUPPLIED)
+
+
+def _check_options(arguments: Sequence[str]) -> None:
+    """Refuse what Hydra answers with a traceback: `dataset=7`."""
+    for argument in arguments:
+        override = _parse(argument)
+        if override is None:
+            continue
+        key, value = override.key_or_group, override.value()
+        if key in GROUPS and isinstance(value, int | float | dict):
+            raise UserError(f"{argument} names no option of {key}; `--help` lists them.")
+        if key in GROUPS and isinstance(value, list) and not all(isinstance(v, str | QuotedString) for v in value):
+            raise UserError(f"{argument} names no options of {key}; `--help` lists them.")
 
 
 def _additions(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 RUN_ID_FILE = "wandb_run_id"
+RUN_ID = re.compile(r"[\w-]{1,128}", re.ASCII)
 
 
 def build_loggers(
@@ -48,7 +50,10 @@ def _wandb(config: LoggerConfig, directory: Path, job_type: str, hyperparameters
     # Before anything else: Lightning passes arguments that W&B comments on.
     wandb.setup(wandb.Settings(silent=True))
     id_file = directory / RUN_ID_FILE
-    run_id = id_file.read_text().strip() if id_file.is_file() else secrets.token_hex(4)
+    run_id = id_file.read_text(errors="replace").strip() if id_file.is_file() else secrets.token_hex(4)
+    # It becomes part of a folder's name.
+    if not RUN_ID.fullmatch(run_id):
+        raise UserError(f"{id_file} holds no id of a W&B run; remove it, and a new run is begun.")
     offline = config.offline if isinstance(config.offline, bool) else not logged_in()
     if offline:
         log.info("W&B: offline; `wandb sync %s/wandb/offline-run-*` uploads this run.", directory)

@@ -22,7 +22,7 @@ from ddim.build import (
     new_denoiser,
     training_callbacks,
 )
-from ddim.checkpoint import LAST, OVERRIDES_FILE, read_config
+from ddim.checkpoint import LAST, OVERRIDES_FILE, check_resumable, read_config
 from ddim.comparison import compare, render_comparison, show_comparison, write_comparison
 from ddim.config import build_schedule, evaluation_config, training_config
 from ddim.denoisers.pretrained import UNSTATED, read_checkpoint
@@ -185,7 +185,9 @@ def _save_command(cfg: DictConfig, directory: Path) -> None:
 
 
 def _check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> None:
-    stored = read_config(read_checkpoint(checkpoint), checkpoint)
+    contents = read_checkpoint(checkpoint)
+    check_resumable(contents, checkpoint)
+    stored = read_config(contents, checkpoint)
     for group in ("denoiser", "schedule"):
         for key in sorted({*stored[group], *description[group]}, key=lambda key: (key != "name", key)):
             then, now = stored[group].get(key), description[group].get(key)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -220,6 +221,8 @@ class FileSplit:
 
 def _read_bytes(path: Path) -> bytes:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BadImage("it is not a regular file")  # reading a pipe would wait for ever
         return path.read_bytes()
     except OSError as error:
         raise BadImage(f"it cannot be read ({error.strerror})") from error
