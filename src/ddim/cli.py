@@ -92,13 +92,15 @@ def _check_options(arguments: Sequence[str]) -> None:
     """Refuse what Hydra answers with a traceback: `dataset=7`."""
     for argument in arguments:
         override = _parse(argument)
-        if override is None:
+        if override is None or override.key_or_group not in GROUPS or override.is_sweep_override():
             continue
-        key, value = override.key_or_group, override.value()
-        if key in GROUPS and isinstance(value, int | float | dict):
-            raise UserError(f"{argument} names no option of {key}; `--help` lists them.")
-        if key in GROUPS and isinstance(value, list) and not all(isinstance(v, str | QuotedString) for v in value):
-            raise UserError(f"{argument} names no options of {key}; `--help` lists them.")
+        value = override.value()
+        if isinstance(value, list) and not override.is_delete():
+            named = all(isinstance(item, str) for item in value)
+        else:
+            named = isinstance(value, str)
+        if not named:
+            raise UserError(f"{argument} names no option of {override.key_or_group}; `--help` lists them.")
 
 
 def _additions(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:

@@ -70,7 +70,7 @@ class OptimizerConfig:
         one_of("optimizer.name", self.name, OPTIMIZERS)
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"optimizer.lr={self.lr} must be a positive number.")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+        if len(self.betas) != 2 or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optimizer.betas={list(self.betas)} must be two numbers in [0, 1).")
         if not self.weight_decay >= 0:
             raise UserError(f"optimizer.weight_decay={self.weight_decay} must not be negative.")
@@ -321,6 +321,9 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
         if isinstance(value, bool) or not isinstance(value, int):
             raise UserError(f"trainer.{key}={value} must be a whole number of at least {least}.")
         at_least(f"trainer.{key}", value, least)
+    duration = trainer.get("max_time")
+    if isinstance(duration, str) and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", duration):
+        raise UserError(f"trainer.max_time={duration} must have the form DD:HH:MM:SS.")
     clip = trainer.get("gradient_clip_val")
     if clip is not None and not clip >= 0:
         raise UserError(f"trainer.gradient_clip_val={clip} must be a number of at least 0; 0 or null is off.")

@@ -230,6 +230,6 @@ def _read_bytes(path: Path) -> bytes:
 
 def _num_threads(files: Sequence[Path]) -> int:
     sample = files[:: max(1, len(files) // 16)]
-    sizes = [path.stat().st_size for path in sample if path.is_file()]
+    sizes = [os.path.getsize(path) for path in sample if os.path.isfile(path)]
     pays = bool(sizes) and sum(sizes) / len(sizes) >= THREADS_PAY_FROM_BYTES
     return min(8, os.cpu_count() or 1) if pays else 1
