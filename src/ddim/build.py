@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,13 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+from pytorch_lightning.utilities import rank_zero_only
 
 from ddim.callbacks import (
+    BestCheckpoint,
     LastCheckpoint,
     Measure,
     SampleGrid,
@@ -47,10 +53,15 @@ from ddim.metrics import (
 from ddim.results import Floor
 from ddim.signals import StopRequest
 
+log = logging.getLogger(__name__)
+
 # What Lightning refuses on a machine that lacks it.
 DEVICE_ARGUMENTS = ("accelerator", "devices", "strategy", "precision", "num_nodes")
 # What a dataset's configuration says of the sampler and the evaluation, not of the images.
 DATASET_DEFAULTS = ("features", "tau", "table")
+MAX_BLOCKS = 100
+# Processes on the CPU are for trying things out; two of them may share a core.
+FEWEST_CPU_PROCESSES = 2
 
 
 def load_data(dataset: Mapping[str, Any], config: TrainConfig | EvaluateConfig, **loader: int) -> ImageDataModule:
@@ -65,11 +76,29 @@ def load_data(dataset: Mapping[str, Any], config: TrainConfig | EvaluateConfig, 
 def new_denoiser(config: Mapping[str, Any], datamodule: ImageDataModule) -> UNet:
     """An untrained network for these images. Raises `UserError` where it cannot be built or does not fit."""
     try:
+        _check_size(config)
         denoiser = build_denoiser(config)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"denoiser cannot be built: {error}") from error
     check_shape(denoiser, datamodule)
     return denoiser
+
+
+def _check_size(config: Mapping[str, Any]) -> None:
+    blocks = config.get("num_res_blocks", 1)
+    if isinstance(blocks, int) and blocks > MAX_BLOCKS:
+        raise ValueError(f"num_res_blocks must be at most {MAX_BLOCKS}, got {blocks}")
+    try:
+        with torch.device("meta"):
+            weights = sum(weight.numel() for weight in build_denoiser(config).parameters())
+    except RuntimeError as error:  # more than can be counted
+        raise ValueError(f"denoiser.base_channels={config.get('base_channels')} is too large: {error}") from error
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 4 * weights > memory:
+        raise ValueError(
+            f"its {weights:,} parameters need {4 * weights / 1e9:,.0f} GB, this machine has {memory / 1e9:,.0f} GB; "
+            "lower denoiser.base_channels or denoiser.channel_mult"
+        )
 
 
 def check_shape(denoiser: UNet, datamodule: ImageDataModule) -> None:
@@ -111,11 +140,15 @@ def training_callbacks(
             )
         )
     if part.evaluation.enabled:
+        extractor = load_extractor(part.evaluation.features, config, datamodule)
+        warn_of_few_samples(
+            "callbacks.evaluation.num_samples", part.evaluation.num_samples, extractor, part.evaluation.metrics
+        )
         callbacks.append(
             TrainingEvaluation(
                 training_grid(config, module.schedule),
                 build_measure(
-                    load_extractor(part.evaluation.features, config, datamodule),
+                    extractor,
                     part.evaluation.metrics,
                     config,
                     datamodule,
@@ -130,7 +163,7 @@ def training_callbacks(
         callbacks.append(WeightEma(decay=part.ema.decay, update_every_n_steps=part.ema.update_every_n_steps))
     if part.checkpoint.monitor is not None:
         callbacks.append(
-            ModelCheckpoint(
+            BestCheckpoint(
                 checkpoints,
                 filename=Path(BEST).stem,
                 monitor=part.checkpoint.monitor,
@@ -140,6 +173,20 @@ def training_callbacks(
         )
     callbacks.append(LastCheckpoint(checkpoints / LAST, part.checkpoint.every_n_steps, stop))
     return callbacks
+
+
+@rank_zero_only
+def warn_of_few_samples(key: str, num_samples: int, extractor: FeatureExtractor, metrics: Sequence[str]) -> None:
+    """Say what a Fréchet distance of so few samples is worth."""
+    if "frechet_distance" in metrics and num_samples <= extractor.dim:
+        log.warning(
+            "%s=%d is no more than the %d dimensions of %s: the covariance of the samples is singular and the Fréchet "
+            "distance biased upwards; compare it only with distances of as many samples, or take more.",
+            key,
+            num_samples,
+            extractor.dim,
+            extractor.name,
+        )
 
 
 def sampling(seed: int, datamodule: ImageDataModule, batch_size: int) -> Sampling:
@@ -214,8 +261,17 @@ def build_trainer(arguments: Mapping[str, Any], directory: Path, **managed: Any)
         )
     except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
         reason = " ".join(str(error).split()).rstrip(".")
+        named = [key for key in arguments if re.search(rf"\b{key}\b", reason) and key not in DEVICE_ARGUMENTS]
+        if named:
+            raise UserError(f"trainer.{named[0]}={arguments[named[0]]} cannot be used: {reason}.") from error
         given = ", ".join(f"trainer.{key}={value}" for key, value in arguments.items() if key in DEVICE_ARGUMENTS)
         raise UserError(f"{given} cannot be used here: {reason}; trainer.accelerator=cpu works anywhere.") from error
+    most = max(os.cpu_count() or 1, FEWEST_CPU_PROCESSES)
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > most:
+        raise UserError(
+            f"trainer.devices={arguments.get('devices')} would start {trainer.num_devices} processes on a CPU with "
+            f"{os.cpu_count()} cores; take at most trainer.devices={most}."
+        )
     local_processes = isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
     if local_processes and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError(

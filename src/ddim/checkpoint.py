@@ -19,6 +19,11 @@ from ddim.errors import UserError
 CHECKPOINT_KEY = "ddim"
 GROUPS = ("dataset", "denoiser", "schedule")
 LAST, BEST = "last.ckpt", "best.ckpt"
+# What Lightning takes a training up from, besides the weights.
+RESUMED: dict[str, type] = {
+    **{"epoch": int, "global_step": int, "pytorch-lightning_version": str, "state_dict": Mapping},
+    **{"loops": Mapping, "callbacks": Mapping, "optimizer_states": list, "lr_schedulers": list},
+}
 # The command line of a run, written when its work starts: a resumption that is refused must not change it.
 OVERRIDES_FILE = "overrides.yaml"
 
@@ -39,6 +44,16 @@ def read_config(checkpoint: Mapping[str, Any], path: Path) -> dict[str, dict[str
     if absent:
         raise UserError(f"checkpoint={path} does not say its {' and '.join(absent)}; it was not written by train.py.")
     return {key: dict(config[key]) for key in GROUPS}
+
+
+def check_resumable(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Raises `UserError` where a checkpoint of ours lacks what a training needs to go on."""
+    wrong = [key for key, kind in RESUMED.items() if not isinstance(checkpoint.get(key), kind)]
+    if wrong:
+        raise UserError(
+            f"resume={path} holds no usable {', '.join(wrong)}; it can be evaluated (checkpoint={path}) but training "
+            "cannot go on from it."
+        )
 
 
 def latest_checkpoint(output_dir: Path) -> Path:
@@ -66,7 +81,7 @@ def resolve_checkpoint(source: str | None, output_dir: Path, key: str = "checkpo
         and (Path(source) / OVERRIDES_FILE).is_file()
         and not (Path(source) / "checkpoints" / LAST).is_file()
     ):
-        command = shlex.join(["python", "train.py", *read_overrides(Path(source))])
+        command = shlex.join(["python", "train.py", *raw_overrides(Path(source))])
         raise UserError(
             f"resume={source}: that run was stopped before anything was saved; start anew with `{command}`."
         )
@@ -76,8 +91,8 @@ def resolve_checkpoint(source: str | None, output_dir: Path, key: str = "checkpo
         raise UserError(f"{key}={source}: {error}") from error
 
 
-def read_overrides(directory: Path) -> list[str]:
-    """The command line that a run was started with."""
+def raw_overrides(directory: Path) -> list[str]:
+    """The command line that a run was started with, for showing it; `ddim.stored_overrides` checks what is replayed."""
     return list(yaml.safe_load((directory / OVERRIDES_FILE).read_text()) or [])
 
 

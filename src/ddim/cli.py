@@ -36,6 +36,11 @@ GRID_KEYS = (
 # evaluate.py what the checkpoint supplies.
 TRAINER = ("trainer",)
 SUPPLIED = ("dataset", "denoiser", "schedule")
+# The folders of conf/.
+GROUPS = (
+    *SUPPLIED,
+    *("sampler", "optimizer", "evaluation", "trainer", "logger", "callbacks", "recipe", "experiment", "table"),
+)
 
 
 def exit_with_sentence(task: Callable[[], Any]) -> Any:
@@ -62,20 +67,23 @@ def training_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line of train.py as Hydra gets it: grids as lists, and for `resume=` the run's own overrides.
 
     Raises:
-        UserError: `resume=` names nothing that can be resumed, or nothing can be written where the run would be.
+        UserError: `resume=` names nothing to resume, a group's option is not a name, or nothing can be written
+            where the run would be.
     """
+    _check_options(arguments)
     rewritten = _additions(_grids_as_lists(arguments), TRAINER)
     resume = _value_of("resume", rewritten)
     if resume in (None, "null"):
         _check_writable(rewritten)
         return [*rewritten, *_directory_under_slurm(rewritten)]
-    from ddim.checkpoint import read_overrides, resolve_checkpoint, run_directory  # torch loads only where it is needed
+    from ddim.checkpoint import resolve_checkpoint, run_directory  # torch loads only where it is needed
+    from ddim.stored_overrides import read_overrides
 
     checkpoint = resolve_checkpoint(resume, Path(_value_of("output_dir", rewritten) or "outputs"), "resume")
     directory = run_directory(checkpoint)
     _check_writable([f"hydra.run.dir={_quoted(str(directory))}"])
     given = {_key(argument) for argument in rewritten}
-    kept = [override for override in read_overrides(directory) if _key(override) not in given | {"resume"}]
+    kept = read_overrides(directory, leave_out=given | {"resume"})
     rest = [argument for argument in rewritten if _key(argument) != "resume"]
     return [
         *kept,
@@ -90,8 +98,9 @@ def evaluation_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line of evaluate.py as Hydra gets it: grids as lists, additions allowed.
 
     Raises:
-        UserError: nothing can be written where the results would be.
+        UserError: nothing can be written where the results would be, or a group's option is not a name.
     """
+    _check_options(arguments)
     _check_writable(arguments)
     return _additions(_grids_as_lists(arguments), TRAINER + SUPPLIED)
 
@@ -127,6 +136,21 @@ def _directory_under_slurm(arguments: Sequence[str]) -> list[str]:
 
 def _is_multirun(arguments: Sequence[str]) -> bool:
     return any(argument in ("-m", "--multirun") for argument in arguments)
+
+
+def _check_options(arguments: Sequence[str]) -> None:
+    """Refuse what Hydra answers with a traceback: `dataset=7`."""
+    for argument in arguments:
+        override = _parse(argument)
+        if override is None or override.key_or_group not in GROUPS or override.is_sweep_override():
+            continue
+        value = override.value()
+        if isinstance(value, list) and not override.is_delete():
+            named = all(isinstance(item, str) for item in value)
+        else:
+            named = isinstance(value, str)
+        if not named:
+            raise UserError(f"{argument} names no option of {override.key_or_group}; `--help` lists them.")
 
 
 def _additions(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:

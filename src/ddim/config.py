@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+import re
+import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -29,6 +31,10 @@ LOGGERS = ("wandb", "csv", "tensorboard", "none")
 WEIGHTINGS = ("simple", "min_snr", "snr_truncated")
 # The one number of a metric that a best checkpoint may be chosen by.
 MONITORED = {"frechet_distance": "frechet_distance", "kid": "kid_mean", "inception_score": "inception_score_mean"}
+# W&B refuses anything else, but only after the data are loaded.
+WANDB_NAME = re.compile(r"[^/\\#?%:\n\r]+")
+# What arguments of the Trainer may be, where they are plain values.
+PLAIN_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
 PRECISIONS = ("64-true", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
 
 
@@ -64,7 +70,7 @@ class OptimizerConfig:
         one_of("optimizer.name", self.name, OPTIMIZERS)
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"optimizer.lr={self.lr} must be a positive number.")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+        if len(self.betas) != 2 or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optimizer.betas={list(self.betas)} must be two numbers in [0, 1).")
         if not self.weight_decay >= 0:
             raise UserError(f"optimizer.weight_decay={self.weight_decay} must not be negative.")
@@ -154,6 +160,13 @@ class LoggerConfig:
         one_of("logger.name", self.name, LOGGERS)
         if self.offline not in ("auto", True, False):
             raise UserError(f"logger.offline={self.offline} must be auto, true or false.")
+        for key in ("project", "entity", "group"):
+            value = getattr(self, key)
+            if value is not None and not (0 < len(value) <= 128 and WANDB_NAME.fullmatch(value)):
+                raise UserError(rf"logger.{key}={value!r} must be 1 to 128 characters, none of them / \ # ? % or :.")
+        for tag in self.tags:
+            if not 0 < len(tag) <= 64:
+                raise UserError(f"logger.tags={self.tags} must be texts of 1 to 64 characters.")
 
 
 @dataclass
@@ -244,7 +257,7 @@ def build_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
     name = parameters.pop("name", None)
     try:
         return NoiseSchedule.from_name(name, **parameters)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"schedule={dict(config)} cannot be built: {error}") from error
 
 
@@ -289,11 +302,16 @@ def _typed(schema: type, cfg: DictConfig) -> Any:
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
     known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
     managed = {"callbacks", "logger", "plugins", "default_root_dir", "use_distributed_sampler", "enable_checkpointing"}
-    for key in trainer:
+    hints = typing.get_type_hints(pl.Trainer.__init__)
+    for key, value in trainer.items():
         if key not in known:
-            raise UserError(f"trainer.{key}={trainer[key]} is not an argument of pytorch_lightning.Trainer.")
+            raise UserError(f"trainer.{key}={value} is not an argument of pytorch_lightning.Trainer.")
         if key in managed:
-            raise UserError(f"trainer.{key}={trainer[key]} is set by this program and cannot be given.")
+            raise UserError(f"trainer.{key}={value} is set by this program and cannot be given.")
+        allowed = typing.get_args(hints[key]) or (hints[key],)
+        if set(allowed) <= set(PLAIN_TYPES) and not _is_one_of(value, allowed):
+            kinds = " or ".join(PLAIN_TYPES[kind] for kind in allowed)
+            raise UserError(f"trainer.{key}={value} must be {kinds}.")
     for key in ("max_steps", "max_epochs"):
         value = trainer.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
@@ -303,11 +321,19 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
         if isinstance(value, bool) or not isinstance(value, int):
             raise UserError(f"trainer.{key}={value} must be a whole number of at least {least}.")
         at_least(f"trainer.{key}", value, least)
+    duration = trainer.get("max_time")
+    if isinstance(duration, str) and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", duration):
+        raise UserError(f"trainer.max_time={duration} must have the form DD:HH:MM:SS.")
     clip = trainer.get("gradient_clip_val")
-    if clip is not None and (isinstance(clip, str) or not clip >= 0):
+    if clip is not None and not clip >= 0:
         raise UserError(f"trainer.gradient_clip_val={clip} must be a number of at least 0; 0 or null is off.")
     precision = trainer.get("precision", "32-true")
     one_of("trainer.precision", str(precision), PRECISIONS)
+
+
+def _is_one_of(value: Any, types: Sequence[type]) -> bool:
+    """isinstance, but true and false are no numbers, and whole numbers are numbers."""
+    return type(value) in types or (type(value) is int and float in types)
 
 
 def _check_seed(seed: int) -> None:

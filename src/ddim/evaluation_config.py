@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from ddim.checks import at_least, one_of, some_of
@@ -11,6 +10,7 @@ from ddim.diffusion import NoiseSchedule
 from ddim.errors import UserError
 from ddim.grid import GridPoint, grid_points
 from ddim.metrics import FEATURES, METRICS
+from ddim.paths import usable_path
 
 PARTS = ("grid", "reconstruction", "consistency", "interpolation", "trajectory", "diversity")
 
@@ -127,7 +127,7 @@ class EvaluationConfig:
         one_of("evaluation.features", self.features, FEATURES)
         self.metrics = some_of("evaluation.metrics", self.metrics, METRICS)
         one_of("evaluation.reference_split", self.reference_split, ("train", "test"))
-        if self.reference is not None and not Path(self.reference).is_file():
+        if self.reference is not None and not usable_path(self.reference, "evaluation.reference").is_file():
             raise UserError(f"evaluation.reference={self.reference} is not a file; give a .npz with mu and sigma.")
         if self.reference is not None and "diversity" in self.parts:
             raise UserError(

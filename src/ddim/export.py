@@ -26,6 +26,7 @@ from ddim.denoisers.pretrained import UNSTATED, WEIGHTS, Pretrained, open_pretra
 from ddim.denoisers.unet import UNet
 from ddim.diffusion import NoiseSchedule
 from ddim.errors import UserError
+from ddim.paths import usable_path
 
 # diffusers notes here which version wrote a file; this is the oldest one our tests accept.
 DIFFUSERS_VERSION = "0.35.0"
@@ -59,7 +60,7 @@ def export(pretrained: Pretrained, directory: Path, weights: str = "ema") -> lis
         MODEL / CONFIG: unet_config(unet, label),
         SCHEDULER_CONFIGS[0]: scheduler_config(pretrained.schedule or DEFAULT_SCHEDULE),
     }
-    target = directory.expanduser().resolve()
+    target = usable_path(directory, "DIR").resolve()
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
     try:
         for name, content in texts.items():
@@ -180,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _check_free(directory: Path) -> None:
-    directory = directory.expanduser()
+    directory = usable_path(directory, "DIR")
     try:
         taken = any(directory.iterdir()) if directory.is_dir() else directory.exists() or directory.is_symlink()
     except OSError as error:

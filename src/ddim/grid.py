@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,7 +104,7 @@ def _selections(schedule: NoiseSchedule, steps: Any, tau: Any, prefix: str) -> l
 def _parse_eta(eta: Any, key: str) -> tuple[float, str]:
     if eta in NAMED_VARIANCES:
         return 1.0, eta
-    if isinstance(eta, bool) or not isinstance(eta, int | float) or not (math.isfinite(eta) and 0 <= eta <= 1):
+    if isinstance(eta, bool) or not isinstance(eta, int | float) or not 0 <= eta <= 1:
         raise UserError(f"{key}={eta} must be a number from 0 to 1, {' or '.join(NAMED_VARIANCES)}.")
     return float(eta), "eta"
 

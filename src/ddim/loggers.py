@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 import os
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,6 +67,7 @@ def _append(path: Path, content: bytes) -> None:
 
 
 RUN_ID_FILE = "wandb_run_id"
+RUN_ID = re.compile(r"[\w-]{1,128}", re.ASCII)
 
 
 def build_loggers(
@@ -96,7 +98,10 @@ def _wandb(config: LoggerConfig, directory: Path, job_type: str, hyperparameters
     # Before anything else: Lightning passes arguments that W&B comments on.
     wandb.setup(wandb.Settings(silent=True))
     id_file = directory / RUN_ID_FILE
-    run_id = id_file.read_text().strip() if id_file.is_file() else secrets.token_hex(4)
+    run_id = id_file.read_text(errors="replace").strip() if id_file.is_file() else secrets.token_hex(4)
+    # It becomes part of a folder's name.
+    if not RUN_ID.fullmatch(run_id):
+        raise UserError(f"{id_file} holds no id of a W&B run; remove it, and a new run is begun.")
     offline = config.offline if isinstance(config.offline, bool) else not logged_in()
     if offline:
         log.info("W&B: offline; `wandb sync %s/wandb/offline-run-*` uploads this run.", directory)

@@ -94,7 +94,7 @@ class GridResult:
                     raise TypeError
                 else:
                     value = _CONVERT[kind.removesuffix(" | None")](value)
-            except (TypeError, ValueError, KeyError):
+            except (TypeError, ValueError, KeyError, OverflowError):
                 raise ValueError(f"{entry.name} must be {kind}, got {value!r}") from None
             object.__setattr__(self, entry.name, value)
 

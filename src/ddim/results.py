@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ddim.errors import UserError
 from ddim.files import write_atomically
+from ddim.paths import usable_path
 from ddim.records import (
     COLUMNS,
     REQUIRED_COLUMNS,
@@ -51,6 +52,11 @@ __all__ = [
 ]
 
 CSV_NAME, JSON_NAME = "results.csv", "results.json"
+# What reading a damaged or foreign file raises.
+UNREADABLE = (
+    *(OSError, csv.Error, ValueError, ArithmeticError, LookupError),
+    *(TypeError, AttributeError, RecursionError),
+)
 _OPTIONAL = {
     "KID": ("kid_mean", 3),
     "precision": ("precision", 3),
@@ -97,7 +103,7 @@ def read_results(directory: str | os.PathLike[str]) -> Results:
     Columns that only some versions write may be missing and unknown ones are ignored. Raises UserError naming the
     file when there is none or when it cannot be understood.
     """
-    where = Path(directory)
+    where = usable_path(directory, "directory")
     path = where / JSON_NAME if (where / JSON_NAME).is_file() else where / CSV_NAME
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -112,7 +118,7 @@ def read_results(directory: str | os.PathLike[str]) -> Results:
         return Results(rows, floor, document.get("extra", {}))
     except FileNotFoundError:
         raise UserError(f"no {JSON_NAME} or {CSV_NAME} in '{where}': name the directory of an evaluation.") from None
-    except (csv.Error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise UserError(f"'{path}' is not a result file of an evaluation: {error}.") from error
 
 

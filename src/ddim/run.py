@@ -28,7 +28,7 @@ from ddim.build import (
     training_callbacks,
 )
 from ddim.callbacks import SignalHandlers
-from ddim.checkpoint import LAST, OVERRIDES_FILE, read_config, read_overrides
+from ddim.checkpoint import LAST, OVERRIDES_FILE, check_resumable, raw_overrides, read_config
 from ddim.comparison import compare, render_comparison, show_comparison, write_comparison
 from ddim.config import TrainConfig, build_schedule, evaluation_config, training_config
 from ddim.denoisers.pretrained import UNSTATED, read_checkpoint
@@ -233,7 +233,7 @@ def _started_before(directory: Path) -> str | None:
     last = directory / "checkpoints" / LAST
     if not last.is_file() or not (directory / OVERRIDES_FILE).is_file():
         return None
-    if read_overrides(directory) != _overrides():
+    if raw_overrides(directory) != _overrides():
         raise UserError(
             f"hydra.run.dir={directory} holds a run of another command line; "
             f"{resume_command('train.py', directory)} goes on with it, and a new run needs a directory of its own."
@@ -246,7 +246,9 @@ def _started_before(directory: Path) -> str | None:
 
 
 def _check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> None:
-    stored = read_config(read_checkpoint(checkpoint), checkpoint)
+    contents = read_checkpoint(checkpoint)
+    check_resumable(contents, checkpoint)
+    stored = read_config(contents, checkpoint)
     for group in ("denoiser", "schedule"):
         for key in sorted({*stored[group], *description[group]}, key=lambda key: (key != "name", key)):
             then, now = stored[group].get(key), description[group].get(key)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ddim.build import build_measure, load_extractor, sampling
+from ddim.build import build_measure, load_extractor, sampling, warn_of_few_samples
 from ddim.callbacks import (
     Consistency,
     Diversity,
@@ -74,6 +74,7 @@ def build_studies(
 
     def grid(where: list[GridPoint]) -> Study:
         assert measure is not None
+        warn_of_few_samples("evaluation.num_samples", part.num_samples, measure.extractor, measure.metrics)
         return EvaluationGrid(
             where, measure=measure, num_samples=part.num_samples, keep_images=part.grid_images, **common
         )

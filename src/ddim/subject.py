@@ -12,10 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from ddim.checkpoint import GROUPS, latest_checkpoint
 from ddim.denoisers.pretrained import Pretrained, open_pretrained
+from ddim.denoisers.torch_file import printable
 from ddim.errors import UserError
 from ddim.paper import TABLES
 
 log = logging.getLogger(__name__)
+
+MAX_DEPTH = 5
 
 # What the official releases were trained with; their files do not say it.
 OFFICIAL_SCHEDULE = {"name": "linear", "num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
@@ -48,7 +51,7 @@ def open_subject(cfg: DictConfig) -> Pretrained:
         log.info("%s does not state its noise schedule; the official linear one is taken.", pretrained.origin)
     OmegaConf.set_struct(cfg, False)
     for group in GROUPS:
-        cfg[group] = _overlaid(group, stated[group], cfg.get(group))
+        cfg[group] = _overlaid(group, stated[group], cfg.get(group), pretrained.origin)
     return pretrained
 
 
@@ -77,7 +80,7 @@ def _dataset_of_the_table(cfg: DictConfig, pretrained: Pretrained) -> dict[str, 
     return {str(key): value for key, value in container.items()}
 
 
-def _overlaid(group: str, stated: Mapping[str, Any] | None, given: DictConfig | None) -> DictConfig:
+def _overlaid(group: str, stated: Mapping[str, Any] | None, given: DictConfig | None, origin: str) -> DictConfig:
     """What a checkpoint states of a group, with what the command line said of it.
 
     Another option replaces the group. The checkpoint's own option, named once more, changes nothing by itself: its
@@ -86,13 +89,34 @@ def _overlaid(group: str, stated: Mapping[str, Any] | None, given: DictConfig | 
     if stated is None:
         assert given is not None
         return given
-    base = OmegaConf.create(dict(stated))
-    if given is None:
-        return base
-    if given.get("name", stated.get("name")) != stated.get("name"):
+    if given is not None and given.get("name", stated.get("name")) != stated.get("name"):
         return given
-    typed = [text.lstrip("+").partition("=")[0] for text in HydraConfig.get().overrides.task]
-    for key in given:
+    typed = {text.lstrip("+").partition("=")[0] for text in HydraConfig.get().overrides.task}
+    kept = {key: value for key, value in stated.items() if f"{group}.{key}" not in typed}
+    _refuse_references(kept, group, origin)
+    if kept.get("root") is not None:
+        log.info("Images come from %s, as the checkpoint says; dataset.root=DIR is another folder.", kept["root"])
+        if "download" in kept:
+            # A folder named by a file, not by the user: it may be read but nothing is put there.
+            kept["download"] = False
+    base = OmegaConf.create(kept)
+    for key in given or ():
         if f"{group}.{key!s}" in typed:
+            assert given is not None
             base[str(key)] = given[key]
     return base
+
+
+def _refuse_references(value: Any, key: str, origin: str, depth: int = 0) -> None:
+    """A checkpoint states values; `${oc.env:...}` in it would be a question about this machine."""
+    if depth > MAX_DEPTH:
+        raise UserError(f"checkpoint={origin} states {key} in more levels than any configuration has.")
+    if isinstance(value, str) and "${" in value:
+        raise UserError(
+            f"checkpoint={origin} states {printable(f'{key}={value}')}, and such references are not followed in "
+            f"checkpoints; give {printable(key)}=VALUE."
+        )
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        _refuse_references(name, f"{key}.{name}", origin, depth + 1)
+        _refuse_references(item, f"{key}.{name}", origin, depth + 1)

@@ -187,7 +187,7 @@ def test_without_the_hub_library(monkeypatch):
         open_pretrained("google/ddpm-cifar10-32")
     assert str(caught.value) == (
         "google/ddpm-cifar10-32 is no file or folder here, and reading it from the Hugging Face hub needs: "
-        "pip install 'ddim[hub]' (a local diffusers directory works without)"
+        "pip install -e '.[hub]' (a local diffusers directory works without)"
     )
 
 

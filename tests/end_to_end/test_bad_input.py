@@ -7,7 +7,10 @@ import pickle
 import re
 import shutil
 import struct
+import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+
+from ddim.data import build_datamodule
+from ddim.errors import UserError
 
 # What a sentence may call a whole number.
 WHOLE = "whole number|Integer"
@@ -118,6 +125,36 @@ TRAINING: dict[str, tuple[str, ...]] = {
         r"img_align_celeba\.zip",
     ),
     "dataset.name=none_such": (r"dataset\.name=none_such", "digits"),
+    "dataset=7": ("dataset=7", "option", "--help"),
+    "optimizer=[adam,7]": (r"optimizer=\[adam,7\]", "option"),
+    "schedule.num_timesteps=10000000000": ("schedule", "num_timesteps", "10000000000", "at most 1000000"),
+    "schedule.beta_start=-1": ("schedule", "beta_start=-1", "0 <"),
+    "schedule.beta_start=nan": ("schedule", "beta_start=nan", "0 <"),
+    "denoiser.resolution=9": ("denoiser", "resolution 9", "divisible by 2"),
+    "denoiser.base_channels=3200000": ("denoiser", "parameters need", "GB", r"lower denoiser\.base_channels"),
+    "denoiser.num_res_blocks=1000000000": ("denoiser", "num_res_blocks", "1000000000", "at most 100"),
+    "trainer.devices=99": (r"trainer\.devices=99", "99 processes", r"take at most trainer\.devices=\d"),
+    "trainer.devices=-2": (r"trainer\.devices=-2", "int > 0"),
+    "trainer.num_sanity_val_steps=text": (r"trainer\.num_sanity_val_steps=text", WHOLE),
+    "trainer.inference_mode=1": (r"trainer\.inference_mode=1", "true or false"),
+    "trainer.max_epochs=-7": (r"^trainer\.max_epochs=-7", "non-negative"),
+    "trainer.limit_val_batches=-3": (r"^trainer\.limit_val_batches=-3", r"\[0\.0, 1\.0\]"),
+    "trainer.gradient_clip_val=text": (r"trainer\.gradient_clip_val=text", "number"),
+    "trainer.max_time=soon": (r"^trainer\.max_time=soon", "DD:HH:MM:SS"),
+    "logger=wandb logger.project=a/b": (r"logger\.project='a/b'", "none of them /"),
+    "logger=wandb logger.tags=['']": (r"logger\.tags=\[''\]", "1 to 64"),
+    "dataset=image_folder dataset.root={images} dataset.resolution=30 loader.batch_size=2": (
+        "resolution 30",
+        "divisible by 8",
+    ),
+    "dataset=image_folder dataset.root={images} dataset.on_bad_image=perhaps": (
+        r"dataset\.on_bad_image=perhaps",
+        "error, skip",
+    ),
+    "dataset=image_folder dataset.root={truncated_jpeg} loader.batch_size=2": (r"7\.jpg", "truncated", "on_bad_image"),
+    "dataset=image_folder dataset.root={too_long}": (r"dataset\.root='x+", "File name too long", "path"),
+    "resume={too_long}": ("resume=x+", "File name too long", "path"),
+    "resume={no_loops}": ("{no_loops}", "loops", "evaluated"),
 }
 
 EVALUATION: dict[str, tuple[str, ...]] = {
@@ -205,6 +242,29 @@ EVALUATION: dict[str, tuple[str, ...]] = {
     "trainer.accelerator=none_such": ("trainer", "accelerator", "none_such", "cpu"),
     "seed=-1": ("seed=-1", "from 0"),
     "logger=wandb logger.offline=maybe": (r"logger\.offline=maybe", "auto"),
+    "table=7": ("table=7", "option"),
+    "table=cifar10_table1 sampler.steps=2000": (r"sampler\.steps=2000", "from 1 to 1000"),
+    "evaluation.parts=7": (r"evaluation\.parts=7", "grid"),
+    "evaluation.parts=null": (r"evaluation\.parts=(None|null)", "grid"),
+    "evaluation.parts=[[grid]]": (r"evaluation\.parts=\['grid'\]", "grid"),
+    "evaluation.num_samples=many": (r"evaluation\.num_samples", "many", WHOLE),
+    "evaluation.num_samples=[10]": (r"evaluation\.num_samples", r"10", "(?i)" + WHOLE + "|list"),
+    "evaluation.metrics=[]": (r"evaluation\.metrics=\[\]", "frechet_distance"),
+    "evaluation.reference={too_long}": (r"evaluation\.reference='x+", "File name too long"),
+    "evaluation.reference={not_finite}": (r"evaluation\.reference", "{not_finite}", "not finite"),
+    "evaluation.reference={enormous}": (r"evaluation\.reference", "{enormous}", "1000000000000", "64"),
+    "trainer.devices=99": (r"trainer\.devices=99", "99 processes", r"take at most trainer\.devices=\d"),
+    "checkpoint={too_long}": ("checkpoint=", "x+", "File name too long"),
+    "checkpoint=owner/../name": ("checkpoint=", r"owner/\.\./name", "does not exist"),
+    "checkpoint=owner/name@../../x": ("checkpoint=", r"owner/name@\.\./\.\./x", "does not exist"),
+    "checkpoint={other_architecture}": ("{other_architecture}", "not a checkpoint of a known kind", "layer1"),
+    "checkpoint={other_widths}": ("{other_widths}", "it describes", "shape", "instead of"),
+    "checkpoint={lonely}": ("{lonely}", r"config\.json"),
+    "checkpoint={transformer}": ("{transformer}", "Transformer2DModel", "UNet2DModel"),
+    "dataset=image_folder dataset.root={images} dataset.resolution=8": (
+        r"denoiser\.in_channels=1",
+        r"dataset\.channels=3",
+    ),
 }
 
 
@@ -226,11 +286,11 @@ def largest_record(checkpoint: Path) -> int:
     return entry.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
 
 
-def save_images(folder: Path, count: int) -> Path:
+def save_images(folder: Path, count: int, suffix: str = "png") -> Path:
     folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (count, 36, 40, 3), dtype=np.uint8)
     for number in range(count):
-        Image.fromarray(pixels[number]).save(folder / f"{number}.png")
+        Image.fromarray(pixels[number]).save(folder / f"{number}.{suffix}")
     return folder
 
 
@@ -255,7 +315,7 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> di
     torch.save({"ddim": {"format": 1}, "state_dict": payload}, paths["payload"])
     paths["payload_pickle"].write_bytes(pickle.dumps(payload))
 
-    for name in ("other_format", "no_schedule", "no_weights", "without_ema"):
+    for name in ("other_format", "no_schedule", "no_weights", "without_ema", "other_widths"):
         checkpoint = torch.load(good, weights_only=True)
         if name == "other_format":
             checkpoint["ddim"]["format"] = 99
@@ -263,6 +323,8 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> di
             del checkpoint["ddim"]["config"]["schedule"]
         elif name == "no_weights":
             checkpoint["state_dict"] = {}
+        elif name == "other_widths":
+            checkpoint["ddim"]["config"]["denoiser"]["base_channels"] = 16
         else:
             checkpoint["state_dict"] = checkpoint.pop("current_model_state")
         paths[name] = folder / f"{name}.ckpt"
@@ -271,6 +333,7 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> di
     for name, arrays in (
         ("wrong_dimension", {"mu": np.zeros(3), "sigma": np.eye(3)}),
         ("no_sigma", {"mu": np.zeros(128)}),
+        ("not_finite", {"mu": np.full(64, np.nan), "sigma": np.eye(64)}),
         ("payload_npz", {"mu": np.array([payload], dtype=object), "sigma": np.eye(3)}),
     ):
         paths[name] = folder / f"{name}.npz"
@@ -281,6 +344,24 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> di
         paths[name].mkdir()
     (paths["imageless"] / "notes.txt").write_text("no picture")
     paths["one_image"] = save_images(folder / "one_image", 1)
+    with zipfile.ZipFile(folder / "enormous.npz", "w") as archive:
+        # A header of a few bytes that claims eight terabytes.
+        for name in ("mu", "sigma"):
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)})
+    paths["enormous"] = folder / "enormous.npz"
+    paths["too_long"] = Path("x" * 300)
+    paths["other_architecture"] = folder / "resnet.pt"
+    torch.save({"conv1.weight": torch.zeros(2), "layer1.0.conv1.weight": torch.zeros(2)}, paths["other_architecture"])
+    paths["lonely"] = folder / "lonely.safetensors"
+    save_file({"conv_in.weight": torch.zeros(2)}, paths["lonely"])
+    paths["transformer"] = folder / "transformer"
+    paths["transformer"].mkdir()
+    (paths["transformer"] / "config.json").write_text('{"_class_name": "Transformer2DModel"}')
+    save_file({"conv_in.weight": torch.zeros(2)}, paths["transformer"] / "diffusion_pytorch_model.safetensors")
+    paths["truncated_jpeg"] = save_images(folder / "truncated_jpeg", 12, "jpg")
+    image = paths["truncated_jpeg"] / "7.jpg"
+    image.write_bytes(image.read_bytes()[:-300])
     for name in ("images", "truncated_image", "text_image"):
         paths[name] = save_images(folder / name, 12)
     image = paths["truncated_image"] / "7.png"
@@ -288,6 +369,11 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> di
     (paths["text_image"] / "7.png").write_text("not an image")
     paths["run"] = folder / "outputs" / "train" / "run"
     shutil.copytree(trained_run, paths["run"])
+    paths["no_loops"] = folder / "outputs" / "train" / "no_loops"
+    shutil.copytree(trained_run, paths["no_loops"])
+    checkpoint = torch.load(good, weights_only=True)
+    del checkpoint["loops"]
+    torch.save(checkpoint, paths["no_loops"] / "checkpoints" / "last.ckpt")
     return paths
 
 
@@ -344,7 +430,7 @@ def with_defaults(arguments: str, defaults: list[str]) -> list[str]:
 @pytest.mark.parametrize("arguments", TRAINING)
 def test_training_refuses(check, arguments):
     defaults = TINY
-    if "resume={run}" in arguments:
+    if "resume={" in arguments:
         defaults = []
     elif "base_channels=30" in arguments:
         defaults = [*TINY[:3], "denoiser.norm_groups=16", *TINY[-2:]]
@@ -368,6 +454,61 @@ def test_evaluation_refuses(check, trained_run, arguments):
 
 def test_evaluation_without_any_run(check):
     check("evaluate.py", [], ("checkpoint=PATH", "outputs", r"train\.py"))
+
+
+def test_bad_images_are_left_out_on_request(run_script, bad_files, workplace):
+    arguments = ["dataset=image_folder", f"dataset.root={bad_files['truncated_jpeg']}", "dataset.resolution=8"]
+    more = ["dataset.on_bad_image=skip", "loader.batch_size=2", "loader.num_workers=0"]
+    outcome = run_script("train.py", *arguments, *more, *TINY)
+    assert outcome.status == 0, outcome.errors
+    (said,) = [line for line in outcome.output.splitlines() if "skipped" in line]
+    assert re.search(r"^1 of \d+ images skipped, the first is 7\.jpg: .*truncated", said)
+
+
+@pytest.mark.parametrize(("num_samples", "warnings"), [(64, 1), (65, 0)])
+def test_fewer_samples_than_dimensions_is_said_once(run_script, trained_run, num_samples, warnings):
+    arguments = [f"checkpoint={trained_run}", "logger=none", "sampler.steps=1,2", "sampler.eta=0", "seed=3"]
+    outcome = run_script("evaluate.py", *arguments, f"evaluation.num_samples={num_samples}", "evaluation.floor=false")
+    assert outcome.status == 0, outcome.errors
+    said = [line for line in (outcome.output + outcome.errors).splitlines() if "singular" in line]
+    assert len(said) == warnings
+    if said:
+        assert re.match(r"evaluation\.num_samples=64 .*64 dimensions of digits-cnn.*biased upwards", said[0])
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Permissions do not bind root, so that root becomes somebody else for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444, 0o111])
+@pytest.mark.parametrize("closed", ["root", "subfolder"])
+def test_a_folder_that_may_not_be_read(closed, mode):
+    # Not below pytest's own folder, which nobody else may enter.
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        root = save_images(Path(place) / "root", 12)
+        save_images(root / "subfolder", 2)
+        folder = root if closed == "root" else root / "subfolder"
+        config = {"name": "image_folder", "root": str(root), "resolution": 8}
+        sizes = {"batch_size": 2, "eval_batch_size": 2, "num_workers": 0}
+        folder.chmod(mode)
+        try:
+            with as_nobody(), pytest.raises(UserError) as caught:
+                module = build_datamodule(config, **sizes, seed=0, cache_dir=Path(place) / "cache")
+                module.prepare_data()
+                module.setup()
+        finally:
+            folder.chmod(0o755)
+        assert re.search(rf"{re.escape(str(folder))}.*Permission denied.*(permissions|repair)", str(caught.value))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

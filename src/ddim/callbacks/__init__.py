@@ -1,6 +1,7 @@
 """What happens around training: the evaluation grid, sample pictures, checkpoints, progress, throughput."""
 
 from ddim.callbacks.averaging import WeightEma
+from ddim.callbacks.best_checkpoint import BestCheckpoint
 from ddim.callbacks.checkpointing import LastCheckpoint
 from ddim.callbacks.consistency import Consistency
 from ddim.callbacks.divergence import StopOnDivergence
@@ -19,6 +20,7 @@ from ddim.callbacks.training_evaluation import TrainingEvaluation
 from ddim.callbacks.trajectory import Trajectory
 
 __all__ = [
+    "BestCheckpoint",
     "Consistency",
     "Diversity",
     "EvaluationGrid",

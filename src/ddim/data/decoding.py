@@ -16,6 +16,8 @@ RESIZE_FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+# Pillow would hand PostScript, whatever the file's name, to an external interpreter.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 BACKGROUNDS = {"white": 255, "black": 0}
 
 
@@ -51,7 +53,7 @@ class Decoder:
             BadImage: not an image, truncated, of unsupported depth, or of the wrong size.
         """
         try:
-            image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+            image = ImageOps.exif_transpose(Image.open(io.BytesIO(data), formats=FORMATS))
             image.load()
             image = self._to_colour_mode(image)
         except (BadImage, MemoryError):

@@ -6,7 +6,7 @@ import hashlib
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ddim.data.decoding import BACKGROUNDS, RESIZE_FILTERS, Decoder
 from ddim.data.options import Options
@@ -73,6 +73,11 @@ def check_root(root: Path) -> None:
         raise UserError(f"dataset.root={root} does not exist: give the folder that holds the images")
     if not root.is_dir():
         raise UserError(f"dataset.root={root} is a file: give the folder that holds the images")
+    try:
+        os.scandir(root).close()
+        os.stat(os.path.join(root, "."))  # entering is another permission than listing
+    except OSError as error:
+        raise UserError(f"dataset.root={root} cannot be read ({error.strerror}): check its permissions") from error
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -84,13 +89,16 @@ def find_images(folder: Path) -> list[Path]:
         UserError: a folder cannot be read, or there is no image.
     """
 
-    def refuse(error: OSError) -> None:
+    def refuse(error: OSError) -> NoReturn:
         raise UserError(f"cannot read {error.filename} below dataset.root ({error.strerror}): check its permissions")
 
     found: list[Path] = []
     visited: set[tuple[int, int]] = set()
     for directory, subfolders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        status = os.stat(directory)
+        try:
+            status = os.stat(directory)
+        except OSError as error:
+            refuse(error)
         if (status.st_dev, status.st_ino) in visited:  # a link that leads back up
             subfolders.clear()
             continue

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
+from ddim.paths import usable_path
 
 
 class Options:
@@ -47,7 +47,7 @@ class Options:
     def fraction(self, key: str, default: float) -> float:
         """A number strictly between 0 and 1."""
         value = self._take(key, default)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 < value < 1:
             raise UserError(f"dataset.{key}={value} must be a number between 0 and 1, both excluded")
         return float(value)
@@ -65,7 +65,7 @@ class Options:
             return default
         if not isinstance(value, str | Path) or not str(value).strip():
             raise UserError(f"dataset.{key} is not set: give the folder that holds the images, as dataset.{key}=DIR")
-        return Path(value).expanduser()
+        return usable_path(value, f"dataset.{key}")
 
     def finish(self) -> None:
         """Refuse keys that no dataset of this name knows."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -220,6 +221,8 @@ class FileSplit:
 
 def _read_bytes(path: Path) -> bytes:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BadImage("it is not a regular file")  # reading a pipe would wait for ever
         return path.read_bytes()
     except OSError as error:
         raise BadImage(f"it cannot be read ({error.strerror})") from error
@@ -227,6 +230,6 @@ def _read_bytes(path: Path) -> bytes:
 
 def _num_threads(files: Sequence[Path]) -> int:
     sample = files[:: max(1, len(files) // 16)]
-    sizes = [path.stat().st_size for path in sample if path.is_file()]
+    sizes = [os.path.getsize(path) for path in sample if os.path.isfile(path)]
     pays = bool(sizes) and sum(sizes) / len(sizes) >= THREADS_PAY_FROM_BYTES
     return min(8, os.cpu_count() or 1) if pays else 1

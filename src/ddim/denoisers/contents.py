@@ -79,7 +79,7 @@ class Pretrained:
             UserError: there are no such weights, or they do not fit the configuration.
         """
         state = self.states[self.select(weights)]
-        whose = "it describes" if denoiser is None else "that was asked for"
+        whose = "it describes" if denoiser in (None, self.denoiser) else "that was asked for"
         unet = unet_of(self.denoiser if denoiser is None else denoiser, state, self.origin, whose)
         check_fit(unet, state, self.format, self.origin, whose)
         unet.load_state_dict({name: value.to(torch.float32) for name, value in state.items()}, assign=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -20,7 +21,7 @@ PICKLED = [f"{folder}diffusion_pytorch_model.bin*" for folder in FOLDERS]
 
 def is_hub_id(source: str) -> bool:
     """Whether `source` has the form of a hub model: `owner/name`, or `owner/name@revision`."""
-    return HUB_ID.fullmatch(source) is not None and not source.endswith(FILE_SUFFIXES)
+    return HUB_ID.fullmatch(source) is not None and ".." not in source and not source.endswith(FILE_SUFFIXES)
 
 
 def fetch(source: str, cache_dir: Path | None = None) -> tuple[Path, str]:
@@ -44,7 +45,7 @@ def fetch(source: str, cache_dir: Path | None = None) -> tuple[Path, str]:
         )
     except ImportError as error:
         raise UserError(
-            f"{missing}, and reading it from the Hugging Face hub needs: pip install 'ddim[hub]' "
+            f"{missing}, and reading it from the Hugging Face hub needs: pip install -e '.[hub]' "
             "(a local diffusers directory works without)"
         ) from error
     name, _, revision = source.partition("@")
@@ -53,7 +54,7 @@ def fetch(source: str, cache_dir: Path | None = None) -> tuple[Path, str]:
         folder = huggingface_hub.snapshot_download(
             name,
             revision=revision or None,
-            cache_dir=None if cache_dir is None else cache_dir.expanduser() / "hub",
+            cache_dir=None if cache_dir is None else Path(os.path.expanduser(cache_dir)) / "hub",
             allow_patterns=[*DESCRIPTIONS, *CONFIGS, *weights],
         )
         return Path(folder)

@@ -13,6 +13,7 @@ from ddim.denoisers.contents import Pretrained
 from ddim.denoisers.torch_file import printable, read_torch_file, reason_of
 from ddim.denoisers.weights import is_ordinary
 from ddim.errors import UserError
+from ddim.paths import usable_path
 
 FORMAT = 1
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
@@ -26,7 +27,7 @@ def find_checkpoint(source: str | Path) -> Path:
     Raises:
         UserError: there is no such file or directory, or the directory holds no last checkpoint.
     """
-    path = Path(source).expanduser()
+    path = usable_path(source, "checkpoint")
     if path.is_file():
         return path
     if not path.is_dir():
@@ -51,7 +52,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         UserError: the file is missing, empty, truncated, damaged, of another kind or version, or holds objects other
             than tensors and plain values.
     """
-    path = Path(path).expanduser()
+    path = usable_path(path, "checkpoint")
     checkpoint = read_torch_file(path)
     if not is_own(checkpoint):
         raise UserError(

@@ -25,6 +25,7 @@ from ddim.denoisers.own_format import (
 from ddim.denoisers.torch_file import ACCEPTED, read_torch_file
 from ddim.denoisers.unet import UNet
 from ddim.errors import UserError
+from ddim.paths import usable_path
 
 __all__ = [
     "FORMAT",
@@ -50,7 +51,7 @@ def open_pretrained(source: str | Path, cache_dir: Path | None = None) -> Pretra
     Raises:
         UserError: there is no such source, it is not intact, of an unknown kind, or of another network.
     """
-    path = Path(source).expanduser()
+    path = usable_path(source, "checkpoint")
     if path.is_dir():
         return _open_directory(path)
     if not path.exists() and hub.is_hub_id(str(source)):

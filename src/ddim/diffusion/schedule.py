@@ -16,6 +16,9 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+# A thousand times what anybody trains with; a mistyped number must not fill the memory.
+MAX_TIMESTEPS = 1_000_000
+
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
@@ -166,6 +169,8 @@ class NoiseSchedule:
 def _check_num_timesteps(num_timesteps: int) -> None:
     if not isinstance(num_timesteps, int) or isinstance(num_timesteps, bool) or num_timesteps < 1:
         raise ValueError(f"num_timesteps must be an integer >= 1, got {num_timesteps!r}")
+    if num_timesteps > MAX_TIMESTEPS:
+        raise ValueError(f"num_timesteps must be at most {MAX_TIMESTEPS}, got {num_timesteps}")
 
 
 def _check_betas(num_timesteps: int, beta_start: float, beta_end: float) -> None:

@@ -6,7 +6,9 @@ import hashlib
 import json
 import logging
 import os
+import struct
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +24,7 @@ from torch import Tensor
 from ddim.errors import UserError
 from ddim.metrics.features import FeatureExtractor
 from ddim.metrics.moments import RunningMoments
+from ddim.paths import usable_path
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +33,10 @@ FORMAT = 2
 # files, whatever may be added to it: a setting that is not known here must not go unnoticed.
 IMAGE_IDENTITY = frozenset({"dataset", "split", "split_rule", "count", "skipped", "fingerprint"})
 # What reading a damaged or foreign .npz raises, pickled arrays (which are refused) included.
-UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    *(OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, SyntaxError, ArithmeticError),
+    *(RuntimeError, MemoryError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -124,23 +130,36 @@ def load_published_statistics(path: Path, dim: int) -> ReferenceStatistics:
 
     Raises UserError when the file is missing, cannot be read, or holds something else.
     """
-    path = Path(path)
+    path = usable_path(path, "reference statistics")
     if not path.is_file():
         raise UserError(f"the reference statistics {path} do not exist: give an .npz file with arrays mu and sigma")
     try:
+        # Before the arrays, which a few bytes of a compressed file can claim to be of any size.
+        shapes = tuple(_shape_in(path, key) for key in ("mu", "sigma"))
+        if shapes != ((dim,), (dim, dim)):
+            raise UserError(
+                f"the reference statistics {path} hold mu {shapes[0]} and sigma {shapes[1]}, but the features have "
+                f"{dim} dimensions: take statistics of the same features"
+            )
         with np.load(path, allow_pickle=False) as file:
             mu, sigma = (np.asarray(file[key], dtype=np.float64) for key in ("mu", "sigma"))
-    except (*UNREADABLE, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise UserError(f"the reference statistics {path} are not an .npz file with arrays mu and sigma") from error
-    if mu.shape != (dim,) or sigma.shape != (dim, dim):
-        raise UserError(
-            f"the reference statistics {path} hold mu {mu.shape} and sigma {sigma.shape}, but the features have "
-            f"{dim} dimensions: take statistics of the same features"
-        )
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise UserError(f"the reference statistics {path} contain values that are not finite numbers")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return ReferenceStatistics(mu, sigma, None, None, {"published": path.name, "sha256": sha256}, sha256[:16])
+
+
+def _shape_in(path: Path, key: str) -> tuple[int, ...]:
+    """Shape of an array in an .npz file, from its header."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    if dtype.kind not in "fiu":
+        raise ValueError(f"{key} holds {dtype}, not numbers")
+    return shape
 
 
 class _Reservoir:
