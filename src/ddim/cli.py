@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 
 from ddim.errors import UserError
@@ -56,26 +55,55 @@ def training_arguments(arguments: Sequence[str]) -> list[str]:
     resume = _value_of("resume", rewritten)
     if resume in (None, "null"):
         return rewritten
-    from ddim.checkpoint import OVERRIDES_FILE, resolve_checkpoint, run_directory  # torch loads only where it is needed
+    from ddim.checkpoint import resolve_checkpoint, run_directory  # torch loads only where it is needed
 
-    checkpoint = resolve_checkpoint(resume, Path(_value_of("output_dir", rewritten) or "outputs"), "resume")
-    directory = run_directory(checkpoint)
-    saved = yaml.safe_load((directory / OVERRIDES_FILE).read_text()) or []
-    given = {_key(argument) for argument in rewritten}
-    kept = [override for override in saved if _key(override) not in given | {"resume"}]
-    rest = [argument for argument in rewritten if _key(argument) != "resume"]
+    checkpoint = resolve_checkpoint(resume, _output_dir(rewritten), "resume")
+    return _replayed(run_directory(checkpoint), rewritten, str(checkpoint))
+
+
+def evaluation_arguments(arguments: Sequence[str]) -> list[str]:
+    """The command line of evaluate.py as Hydra gets it: as in training, and additions to what a checkpoint supplies.
+
+    Raises:
+        UserError: `resume=` names no evaluation, or stands beside `-m`.
+    """
+    rewritten = _additions(_grids_as_lists(arguments), TRAINER + SUPPLIED)
+    resume = _value_of("resume", rewritten)
+    if resume in (None, "null"):
+        return rewritten
+    if _is_multirun(arguments):
+        raise UserError(
+            f"resume={resume} goes on with one evaluation; a multirun goes on when its command is given again with "
+            "hydra.sweep.dir=DIR, the directory of its jobs."
+        )
+    from ddim.replay import find_evaluation  # loads torch
+
+    directory = find_evaluation(resume, _output_dir(rewritten))
+    return _replayed(directory, rewritten, str(directory))
+
+
+def _replayed(directory: Path, arguments: Sequence[str], resume: str) -> list[str]:
+    """The saved command line of a run with what is given now on top, in the same directory."""
+    from ddim.replay import quoted, saved_command
+
+    given = {_key(argument) for argument in arguments}
+    kept = [override for override in saved_command(directory) if _key(override) not in given | {"resume"}]
+    rest = [argument for argument in arguments if _key(argument) != "resume"]
     return [
         *kept,
         *rest,
-        f"resume={_quoted(str(checkpoint))}",
-        f"hydra.run.dir={_quoted(str(directory))}",
+        f"resume={quoted(resume)}",
+        f"hydra.run.dir={quoted(str(directory))}",
         "hydra.output_subdir=null",  # a resumption that is refused must not change the run
     ]
 
 
-def evaluation_arguments(arguments: Sequence[str]) -> list[str]:
-    """The command line of evaluate.py as Hydra gets it: grids as lists, additions allowed."""
-    return _additions(_grids_as_lists(arguments), TRAINER + SUPPLIED)
+def _output_dir(arguments: Sequence[str]) -> Path:
+    return Path(_value_of("output_dir", arguments) or "outputs")
+
+
+def _is_multirun(arguments: Sequence[str]) -> bool:
+    return any(argument in ("-m", "--multirun") for argument in arguments)
 
 
 def _additions(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
@@ -90,7 +118,7 @@ def _additions(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
 
 def _grids_as_lists(arguments: Sequence[str]) -> list[str]:
     """`sampler.steps=10,20,50` -> `sampler.steps=[10,20,50]`, unless this is a multirun, whose sweeps these are."""
-    if any(argument in ("-m", "--multirun") for argument in arguments):
+    if _is_multirun(arguments):
         return list(arguments)
     return [_as_list(argument) if _key(argument) in GRID_KEYS else argument for argument in arguments]
 
@@ -124,7 +152,3 @@ def _value_of(key: str, arguments: Sequence[str]) -> str | None:
             value = override.value()
             return None if value is None else str(value.text if isinstance(value, QuotedString) else value)
     return None
-
-
-def _quoted(text: str) -> str:
-    return QuotedString(text=text, quote=Quote.single).with_quotes()

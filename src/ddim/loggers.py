@@ -48,7 +48,8 @@ def _wandb(config: LoggerConfig, directory: Path, job_type: str, hyperparameters
     # Before anything else: Lightning passes arguments that W&B comments on.
     wandb.setup(wandb.Settings(silent=True))
     id_file = directory / RUN_ID_FILE
-    run_id = id_file.read_text().strip() if id_file.is_file() else secrets.token_hex(4)
+    # The file of a process that was killed may be empty.
+    run_id = (id_file.read_text().strip() if id_file.is_file() else "") or secrets.token_hex(4)
     offline = config.offline if isinstance(config.offline, bool) else not logged_in()
     if offline:
         log.info("W&B: offline; `wandb sync %s/wandb/offline-run-*` uploads this run.", directory)

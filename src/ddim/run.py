@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 import ddim
 from ddim.build import (
@@ -22,14 +23,17 @@ from ddim.build import (
     new_denoiser,
     training_callbacks,
 )
-from ddim.checkpoint import LAST, OVERRIDES_FILE, read_config
+from ddim.callbacks import Resumption
+from ddim.checkpoint import LAST, read_config
 from ddim.comparison import compare, render_comparison, show_comparison, write_comparison
 from ddim.config import build_schedule, evaluation_config, training_config
 from ddim.denoisers.pretrained import UNSTATED, read_checkpoint
 from ddim.errors import UserError
+from ddim.fingerprint import tensors_sha256
 from ddim.lit_module import DenoisingModule
 from ddim.loggers import build_loggers
 from ddim.paper import TABLES
+from ddim.replay import save_command
 from ddim.studies import build_studies
 from ddim.subject import open_subject
 from ddim.terminal import Terminal
@@ -85,7 +89,7 @@ def train(cfg: DictConfig) -> float | None:
         directory,
     )
     if trainer.is_global_zero:
-        _save_command(cfg, directory)
+        save_command(cfg, directory)
     trainer.fit(module, datamodule, ckpt_path=config.resume, weights_only=True)
     _finish(trainer)
     last = directory / "checkpoints" / LAST
@@ -127,6 +131,8 @@ def evaluate(cfg: DictConfig) -> None:
     denoiser = subject.build(part.weights, denoiser=config.denoiser)
     check_shape(denoiser, datamodule)
     schedule = build_schedule(config.schedule)
+    # Before any precision plugin changes them.
+    weights_hash = tensors_sha256(denoiser.state_dict())
     module = DenoisingModule(denoiser, schedule, optimizer={}, seed=config.seed)
     studies = build_studies(
         config,
@@ -137,8 +143,14 @@ def evaluate(cfg: DictConfig) -> None:
             "dataset": datamodule.name,
             "checkpoint": subject.origin,
             "weights": weights,
+            "weights_hash": weights_hash[:16],
             "seed": config.seed,
         },
+        resumption=Resumption(
+            directory,
+            {"weights_sha256": weights_hash, "denoiser": denoiser.config},
+            part.partial_every_seconds,
+        ),
         show_progress=show_progress,
         context={
             "config": _plain(cfg),
@@ -160,7 +172,14 @@ def evaluate(cfg: DictConfig) -> None:
         ", ".join(study.plan() for study in studies),
         directory,
     )
-    trainer.test(module, datamodule, verbose=False)
+    if trainer.is_global_zero:
+        save_command(cfg, directory, checkpoint=subject.origin)
+    try:
+        trainer.test(module, datamodule, verbose=False)
+    except (SIGTERMException, KeyboardInterrupt, SystemExit) as stop:
+        if trainer.is_global_zero:
+            log.warning("Stopped. What is finished is kept: `python evaluate.py resume=%s` goes on.", directory)
+        raise SystemExit(143 if isinstance(stop, SIGTERMException) else 130) from None
     table = None if config.table is None else TABLES[config.table]
     records = [] if table is None else compare(table, [row for study in studies for row in study.records()])
     if table is not None and trainer.is_global_zero:
@@ -168,6 +187,8 @@ def evaluate(cfg: DictConfig) -> None:
         show_comparison(trainer, table, records)
     _finish(trainer)
     if trainer.is_global_zero:
+        for study in studies:
+            study.forget_partial()
         terminal = Terminal()
         for study in studies:
             study.report(terminal)
@@ -176,12 +197,6 @@ def evaluate(cfg: DictConfig) -> None:
             terminal.say(f"Table     {directory / f'{table.name}.csv'}")
         pictures = [str(path.relative_to(directory)) for study in studies for path in study.pictures]
         terminal.say(f"\nPictures  in {directory}: {', '.join(pictures)}")
-
-
-def _save_command(cfg: DictConfig, directory: Path) -> None:
-    overrides = [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
-    OmegaConf.save(OmegaConf.create(overrides), directory / OVERRIDES_FILE)
-    OmegaConf.save(cfg, directory / "config.yaml")
 
 
 def _check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> None:
