@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ddim.callbacks import Resumption
 from ddim.checkpoint import LAST, read_config
 from ddim.comparison import compare, render_comparison, show_comparison, write_comparison
 from ddim.config import build_schedule, evaluation_config, training_config
+from ddim.data.locking import locked
 from ddim.denoisers.pretrained import UNSTATED, read_checkpoint
 from ddim.errors import UserError
 from ddim.fingerprint import tensors_sha256
@@ -172,10 +174,15 @@ def evaluate(cfg: DictConfig) -> None:
         ", ".join(study.plan() for study in studies),
         directory,
     )
-    if trainer.is_global_zero:
-        save_command(cfg, directory, checkpoint=subject.origin)
     try:
-        trainer.test(module, datamodule, verbose=False)
+        with locked(directory, wait=False) if trainer.is_global_zero else nullcontext():
+            if trainer.is_global_zero:
+                save_command(cfg, directory, checkpoint=subject.origin)
+            trainer.test(module, datamodule, verbose=False)
+    except BlockingIOError as error:
+        raise UserError(
+            f"hydra.run.dir={directory}: another evaluation is writing there; wait for it, or take another directory."
+        ) from error
     except (SIGTERMException, KeyboardInterrupt, SystemExit) as stop:
         if trainer.is_global_zero:
             log.warning("Stopped. What is finished is kept: `python evaluate.py resume=%s` goes on.", directory)

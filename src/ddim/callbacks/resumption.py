@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ log = logging.getLogger(__name__)
 # To be raised whenever the same settings come to mean other numbers.
 FORMAT = 1
 FINISHED, PARTIAL = "finished", "partial"
-STALE_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -73,11 +71,10 @@ class Resumption:
         return Partial(self.directory / PARTIAL / data_sha256(asked)[:16], self.every_seconds)
 
     def tidy(self) -> None:
-        """Remove what a process that was killed while it wrote a file has left of it."""
+        """Remove what a process that was killed while it wrote a file has left of it. Nobody else may be at work."""
         for pattern in (".*.tmp", f"{FINISHED}/.*.tmp", f"{PARTIAL}/*/.*.tmp"):
             for path in self.directory.glob(pattern):
-                if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                    path.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
 
     def _asked(self, study: str, depends_on: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
         asked = self._full(depends_on)
