@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -140,13 +141,15 @@ def on_ranks(monkeypatch, world_size: int, run: Callable[[int], object]) -> list
         return list(pool.map(start, range(world_size)))
 
 
-class TestFingerprint:
-    STATE = {"a": torch.arange(24.0).reshape(1, 2, 3, 4), "b": torch.tensor(1.5), "c": torch.empty(0)}
+STATE = {"a": torch.arange(24.0).reshape(1, 2, 3, 4), "b": torch.tensor(1.5), "c": torch.empty(0)}
+TENSORS = {"indices": torch.arange(5), "images": torch.arange(10, dtype=torch.uint8).reshape(5, 2)}
 
+
+class TestFingerprint:
     def test_it_is_the_same_for_the_same_values(self):
-        again = {name: self.STATE[name].clone() for name in reversed(self.STATE)}
+        again = {name: STATE[name].clone() for name in reversed(STATE)}
         again["a"] = again["a"].to(memory_format=torch.channels_last)
-        assert tensors_sha256(again) == tensors_sha256(self.STATE) and len(tensors_sha256(again)) == 64
+        assert tensors_sha256(again) == tensors_sha256(STATE) and len(tensors_sha256(again)) == 64
 
     @pytest.mark.parametrize(
         "change",
@@ -159,22 +162,21 @@ class TestFingerprint:
         ],
     )
     def test_it_tells_names_shapes_types_and_values_apart(self, change):
-        assert tensors_sha256({**self.STATE, **change}) != tensors_sha256(self.STATE)
+        assert tensors_sha256({**STATE, **change}) != tensors_sha256(STATE)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("checked") / "deep" / "file.safetensors"
+    write_checked(path, TENSORS, {"seconds": 1.25})
+    return path
 
 
 class TestCheckedFile:
-    TENSORS = {"indices": torch.arange(5), "images": torch.arange(10, dtype=torch.uint8).reshape(5, 2)}
-
-    @pytest.fixture(scope="class")
-    def written(self, tmp_path_factory) -> Path:
-        path = tmp_path_factory.mktemp("checked") / "deep" / "file.safetensors"
-        write_checked(path, self.TENSORS, {"seconds": 1.25})
-        return path
-
     def test_it_comes_back(self, written):
         tensors, about = read_checked(written)
-        assert about == {"seconds": 1.25} and tensors.keys() == self.TENSORS.keys()
-        assert all(torch.equal(tensors[name], self.TENSORS[name]) for name in tensors)
+        assert about == {"seconds": 1.25} and tensors.keys() == TENSORS.keys()
+        assert all(torch.equal(tensors[name], TENSORS[name]) for name in tensors)
         assert [path.name for path in written.parent.iterdir()] == ["file.safetensors"]
 
     @settings(deadline=None, max_examples=300)
@@ -193,7 +195,7 @@ class TestCheckedFile:
         except DamagedFileError as error:
             assert str(error) and "\n" not in str(error)
         else:
-            assert about == {"seconds": 1.25} and tensors_sha256(tensors) == tensors_sha256(self.TENSORS)
+            assert about == {"seconds": 1.25} and tensors_sha256(tensors) == tensors_sha256(TENSORS)
 
 
 class TestPartialSamples:
@@ -337,18 +339,16 @@ class TestOutOfMemory:
             return batch.tolist()
 
         for _ in range(2):
-            assert sum(in_batches(sampling, torch.arange(9), work), []) == list(range(9))
+            assert [number for part in in_batches(sampling, torch.arange(9), work) for number in part] == [*range(9)]
         assert tried == [8, 4, 2, 2, 2, 2, 1, 2, 2, 2, 2, 1]
         assert len(caplog.records) == 1
 
     def test_a_single_image_that_does_not_fit_is_one_sentence(self):
         module = module_of()
         module.denoiser.fits = 0
-        with pytest.raises(
-            UserError, match=r"evaluation\.batch_size=1 for images of 1x8x8 \(CUDA out of memory\)"
-        ) as e:
+        with pytest.raises(UserError, match=r"batch_size=1 for images of 1x8x8 \(CUDA out of memory\)") as error:
             made(batch_size=4, module=module)
-        assert "\n" not in str(e.value)
+        assert "evaluation.batch_size" in str(error.value) and "\n" not in str(error.value)
 
     @pytest.mark.parametrize("fits", [1, 3])
     def test_features_of_fewer_images_at_a_time(self, caplog, fits):
@@ -383,6 +383,17 @@ class TestOutOfMemory:
 
         with pytest.raises(RuntimeError, match="something else"):
             list(in_batches(Sampling(NoiseSource(0), SHAPE, 8), torch.arange(9), work))
+
+
+@pytest.fixture(autouse=True)
+def warnings_only(caplog):
+    caplog.set_level(logging.WARNING)
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """What is drawn at the end takes longer than these grids."""
+    monkeypatch.setattr(EvaluationGrid, "_save_grid", lambda *arguments: None)
 
 
 class Grid:
@@ -436,10 +447,8 @@ class Grid:
         )
         trainer = trainer_of(rank, world_size)
         trainer.precision = settings["precision"]
-        try:
+        with suppress(KeyboardInterrupt):
             grid.run(trainer, DenoisingModule(Denoiser(), settings["schedule"], optimizer={}).eval())
-        except KeyboardInterrupt:
-            pass
         return grid, extractor.seen
 
 
@@ -448,7 +457,7 @@ def numbers(directory: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
 
 
-class TestFinishedPoints:
+class TestTheWholeGrid:
     def test_an_interrupted_grid_ends_where_the_uninterrupted_one_ends(self, tmp_path):
         (tmp_path / "whole").mkdir()
         whole, seen = Grid(tmp_path / "whole").run()
@@ -468,6 +477,13 @@ class TestFinishedPoints:
         assert grid.run()[1] == 0, "all is finished"
         assert numbers(tmp_path / "cut") == numbers(tmp_path / "whole")
 
+    def test_pictures_that_were_kept_are_enough_for_the_sheet(self, tmp_path):
+        Grid(tmp_path).run(points=POINTS[:2])
+        assert Grid(tmp_path).run(keep_images=9)[1] == 48
+
+
+@pytest.mark.usefixtures("no_plots")
+class TestFinishedPoints:
     @pytest.mark.parametrize(
         "changes",
         [
@@ -515,14 +531,11 @@ class TestFinishedPoints:
         count = changes.get("num_samples", 24)
         assert seen == len(again.points) * count - (8 if seen % count else 0)
         assert len(numbers(tmp_path)) == len(again.points)
-        assert all(row not in old for row in numbers(tmp_path) if "split" not in changes)
-        back, seen = grid.run()
-        assert seen == 0 and numbers(tmp_path) == old, "the first ones are still known"
+        assert grid.run()[1] == 0 and numbers(tmp_path) == old, "the first ones are still known"
 
     def test_rows_stand_in_the_order_of_the_grid(self, tmp_path):
         Grid(tmp_path).run(points=[POINTS[2]])
-        grid, seen = Grid(tmp_path).run(points=list(reversed(POINTS)))
-        assert seen == 72
+        assert Grid(tmp_path).run(points=list(reversed(POINTS)))[1] == 72
         found = [(row["eta"], row["steps"]) for row in numbers(tmp_path)]
         assert found == [(point.eta, point.steps) for point in reversed(POINTS)]
 
@@ -594,8 +607,3 @@ class TestFinishedPoints:
         )
         grid.run(trainer_of(), module_of())
         assert not {"finished", "partial"} & {path.name for path in (tmp_path / "out").iterdir()}
-
-
-@pytest.fixture(autouse=True)
-def warnings_only(caplog):
-    caplog.set_level(logging.WARNING)
