@@ -30,7 +30,8 @@ from ddim.callbacks import (
     TrainingProgress,
     WeightEma,
 )
-from ddim.callbacks.generation import _gather, _interleaving, generate
+from ddim.callbacks.generation import _gather, generate
+from ddim.callbacks.partial import Samples
 from ddim.callbacks.study import point_key
 from ddim.config import CallbacksConfig, SampleGridConfig, TrainConfig, TrainingEvaluationConfig
 from ddim.data import build_datamodule
@@ -329,7 +330,7 @@ class TestGenerate:
     def test_ranks_together_hold_each_sample_once_and_in_order(self, monkeypatch, num_samples, world_size):
         """Each rank in turn in this process; what it would send is kept, then gathered as every rank would."""
         local: list = []
-        monkeypatch.setattr(generation_module, "_gather", lambda part, world_size: local.append(part))
+        monkeypatch.setattr(generation_module, "_gather", lambda *arguments: local.append(arguments[:3]))
         for rank in range(world_size):
             self.generate(num_samples, 3, rank, world_size, keep=4)
         monkeypatch.undo()
@@ -338,13 +339,13 @@ class TestGenerate:
             everyone[:] = local
 
         monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather_object)
-        generation = _gather(local[0], world_size)
+        generation = _gather(*local[0], num_samples, world_size)
         images, features = self.expected(num_samples)
         assert len(generation.features) == num_samples
         assert (generation.features.features - features).abs().max() <= 1.01 / 255
         assert len(generation.first_images) == min(4, num_samples)
         assert (generation.first_images.int() - images[:4].int()).abs().max() <= 1
-        assert generation.seconds == max(part[2] for part in local if part is not None)
+        assert generation.seconds == max(seconds for _, seconds, _ in local)
 
     def test_training_mode_comes_back(self):
         module = module_of().train()
@@ -354,33 +355,36 @@ class TestGenerate:
             assert not module.training and torch.is_inference_mode_enabled()
         assert module.training and not torch.is_inference_mode_enabled()
 
-    @settings(deadline=None)
-    @given(total=st.integers(0, 60), world_size=st.integers(1, 9))
-    def test_interleaving_is_the_inverse_of_dealing_out(self, total, world_size):
-        parts = [list(range(rank, total, world_size)) for rank in range(world_size)]
-        concatenated = torch.tensor([number for part in parts for number in part], dtype=torch.long)
-        order = _interleaving([len(part) for part in parts])
-        assert concatenated[order].tolist() == list(range(total))
+    @settings(deadline=None, max_examples=60)
+    @given(data=st.data(), total=st.integers(1, 40), world_size=st.integers(1, 9), keep=st.integers(0, 40))
+    def test_gathering_restores_features_logits_and_images(self, data, total, world_size, keep):
+        """Whoever has made which of the samples, in whatever order."""
+        owner = data.draw(st.lists(st.integers(0, world_size - 1), min_size=total, max_size=total))
+        order = data.draw(st.permutations(range(total)))
 
-    @settings(deadline=None, max_examples=30)
-    @given(total=st.integers(1, 40), world_size=st.integers(1, 9), keep=st.integers(0, 40))
-    def test_gathering_restores_features_logits_and_images(self, total, world_size, keep):
         def part(rank: int):
-            numbers = torch.arange(total)[rank::world_size]
-            if not len(numbers):
-                return None
+            numbers = torch.tensor([i for i in order if owner[i] == rank], dtype=torch.long)
             column = numbers.float()[:, None]
-            return Features(column, -column), numbers[numbers < keep].reshape(-1, 1, 1, 1), float(rank)
+            pictures = numbers[numbers < keep].reshape(-1, 1, 1, 1)
+            return Samples(numbers, Features(column, -column), pictures) if len(numbers) else None
 
-        everyone = [part(rank) for rank in range(world_size)]
+        everyone = [(part(rank), float(rank), 100.0 if rank == 0 else 0.0) for rank in range(world_size)]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
                 torch.distributed, "all_gather_object", lambda out, mine: out.__setitem__(slice(None), everyone)
             )
-            generation = _gather(everyone[0], world_size)
+            generation = _gather(*everyone[0], total, world_size)
         assert generation.features.features.flatten().tolist() == list(range(total))
         assert generation.features.logits.flatten().tolist() == [-number for number in range(total)]
         assert generation.first_images.flatten().tolist() == list(range(min(keep, total)))
+        assert generation.seconds == 100 + world_size - 1, "the slowest of this attempt, and the earlier ones"
+
+    @pytest.mark.parametrize("numbers", [[0, 1], [0, 1, 1, 2], [0, 1, 3]])
+    def test_not_exactly_the_samples_asked_for_is_an_error(self, numbers):
+        column = torch.tensor(numbers).float()[:, None]
+        samples = Samples(torch.tensor(numbers), Features(column), torch.zeros(0, 1, 1, 1))
+        with pytest.raises(RuntimeError, match="where the first 3 were asked for"):
+            _gather(samples, 1.0, 0.0, 3, 1)
 
 
 class TestSamplePictures:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from ddim.callbacks import Consistency, Sampling
+from ddim.callbacks import Consistency, Resumption, Sampling
 from ddim.callbacks.study import Study
 from ddim.diffusion import NoiseSchedule, NoiseSource
 from ddim.grid import grid_points
@@ -203,6 +203,19 @@ def run_on_ranks(monkeypatch: pytest.MonkeyPatch, world_size: int, run: Callable
     monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather_object)
     with ThreadPoolExecutor(world_size) as pool:
         return list(pool.map(start, range(world_size)))
+
+
+def test_samples_of_an_interrupted_study_are_not_made_again(tmp_path, monkeypatch):
+    """They are kept until the whole evaluation is finished; what is measured on them is measured again."""
+    memory = Resumption(tmp_path, {"weights_sha256": "a"}, every_seconds=0)
+    studies = [study_of(tmp_path, resumption=memory) for _ in range(2)]
+    studies[0].run(trainer_of(), module_of())
+    with monkeypatch.context() as patch:
+        patch.setattr(DenoisingModule, "decode", lambda *arguments, **more: pytest.fail("sampled again"))
+        studies[1].run(trainer_of(), module_of())
+    assert studies[1].records() == studies[0].records() and list((tmp_path / "partial").iterdir())
+    studies[1].forget_partial()
+    assert not list((tmp_path / "partial").iterdir())
 
 
 class TestWhatIsLeft:

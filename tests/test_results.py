@@ -302,6 +302,7 @@ def test_significant_digits(value: float | None, text: str) -> None:
         ("dataset", "cifar10"),
         ("checkpoint", "other.ckpt"),
         ("weights", "raw"),
+        ("weights_hash", "83de4d7d29a1ab94"),
         ("sampler", "heun"),
         ("tau", "quadratic"),
         ("num_samples", 500),

@@ -77,32 +77,54 @@ def training_arguments(arguments: Sequence[str]) -> list[str]:
         _check_writable(rewritten)
         return [*rewritten, *_directory_under_slurm(rewritten)]
     from ddim.checkpoint import resolve_checkpoint, run_directory  # torch loads only where it is needed
+
+    checkpoint = resolve_checkpoint(resume, _output_dir(rewritten), "resume")
+    return _replayed(run_directory(checkpoint), rewritten, str(checkpoint))
+
+
+def evaluation_arguments(arguments: Sequence[str]) -> list[str]:
+    """The command line of evaluate.py as Hydra gets it: as in training, and additions to what a checkpoint supplies.
+
+    Raises:
+        UserError: `resume=` names no evaluation or stands beside `-m`, a group's option is not a name, or nothing can
+            be written where the results would be.
+    """
+    _check_options(arguments)
+    rewritten = _additions(_grids_as_lists(arguments), TRAINER + SUPPLIED)
+    resume = _value_of("resume", rewritten)
+    if resume in (None, "null"):
+        _check_writable(rewritten)
+        return rewritten
+    if _is_multirun(arguments):
+        raise UserError(
+            f"resume={resume} goes on with one evaluation; a multirun goes on when its command is given again with "
+            "hydra.sweep.dir=DIR, the directory of its jobs."
+        )
+    from ddim.replay import find_evaluation  # loads torch
+
+    directory = find_evaluation(resume, _output_dir(rewritten))
+    return _replayed(directory, rewritten, str(directory))
+
+
+def _replayed(directory: Path, arguments: Sequence[str], resume: str) -> list[str]:
+    """The saved command line of a run with what is given now on top, in the same directory."""
     from ddim.stored_overrides import read_overrides
 
-    checkpoint = resolve_checkpoint(resume, Path(_value_of("output_dir", rewritten) or "outputs"), "resume")
-    directory = run_directory(checkpoint)
-    _check_writable([f"hydra.run.dir={_quoted(str(directory))}"])
-    given = {_key(argument) for argument in rewritten}
+    _check_writable([f"hydra.run.dir={quoted(str(directory))}"])
+    given = {_key(argument) for argument in arguments}
     kept = read_overrides(directory, leave_out=given | {"resume"})
-    rest = [argument for argument in rewritten if _key(argument) != "resume"]
+    rest = [argument for argument in arguments if _key(argument) != "resume"]
     return [
         *kept,
         *rest,
-        f"resume={_quoted(str(checkpoint))}",
-        f"hydra.run.dir={_quoted(str(directory))}",
+        f"resume={quoted(resume)}",
+        f"hydra.run.dir={quoted(str(directory))}",
         "hydra.output_subdir=null",  # a resumption that is refused must not change the run
     ]
 
 
-def evaluation_arguments(arguments: Sequence[str]) -> list[str]:
-    """The command line of evaluate.py as Hydra gets it: grids as lists, additions allowed.
-
-    Raises:
-        UserError: nothing can be written where the results would be, or a group's option is not a name.
-    """
-    _check_options(arguments)
-    _check_writable(arguments)
-    return _additions(_grids_as_lists(arguments), TRAINER + SUPPLIED)
+def _output_dir(arguments: Sequence[str]) -> Path:
+    return Path(_value_of("output_dir", arguments) or "outputs")
 
 
 def _check_writable(arguments: Sequence[str]) -> None:
@@ -203,5 +225,6 @@ def _value_of(key: str, arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A value as an override may hold it, whatever characters it has."""
     return QuotedString(text=text, quote=Quote.single).with_quotes()

@@ -194,6 +194,7 @@ class EvaluateConfig:
     schedule: dict[str, Any]
     trainer: dict[str, Any]
     checkpoint: str = "latest"
+    resume: str | None = None
     table: str | None = None
     seed: int = 0
     output_dir: str = "outputs"

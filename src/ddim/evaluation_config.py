@@ -109,6 +109,7 @@ class EvaluationConfig:
     floor: bool = True
     loss_images: int = 512
     grid_images: int = 64
+    partial_every_seconds: float = 30.0
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
     interpolation: InterpolationConfig = field(default_factory=InterpolationConfig)
@@ -124,6 +125,11 @@ class EvaluationConfig:
         at_least("evaluation.batch_size", self.batch_size, 1)
         at_least("evaluation.loss_images", self.loss_images, 1)
         at_least("evaluation.grid_images", self.grid_images, 1)
+        if not self.partial_every_seconds >= 0:
+            raise UserError(
+                f"evaluation.partial_every_seconds={self.partial_every_seconds} must be a number of at least 0; "
+                "inf keeps nothing of unfinished points."
+            )
         one_of("evaluation.features", self.features, FEATURES)
         self.metrics = some_of("evaluation.metrics", self.metrics, METRICS)
         one_of("evaluation.reference_split", self.reference_split, ("train", "test"))

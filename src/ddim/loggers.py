@@ -98,7 +98,9 @@ def _wandb(config: LoggerConfig, directory: Path, job_type: str, hyperparameters
     # Before anything else: Lightning passes arguments that W&B comments on.
     wandb.setup(wandb.Settings(silent=True))
     id_file = directory / RUN_ID_FILE
-    run_id = id_file.read_text(errors="replace").strip() if id_file.is_file() else secrets.token_hex(4)
+    # The file of a process that was killed may be empty.
+    stored = id_file.read_text(errors="replace").strip() if id_file.is_file() else ""
+    run_id = stored or secrets.token_hex(4)
     # It becomes part of a folder's name.
     if not RUN_ID.fullmatch(run_id):
         raise UserError(f"{id_file} holds no id of a W&B run; remove it, and a new run is begun.")

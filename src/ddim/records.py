@@ -47,6 +47,7 @@ class GridResult:
 
     `precision` and `recall` are the metrics of Kynkäänniemi et al. (2019); the arithmetic is `compute_precision`.
     `steps` is the S asked for, `nfe` how often the network ran, `seconds` the time of all `num_samples` images.
+    `weights_hash` identifies the weights themselves, which a path does not.
     `clip_denoised` is the setting asked for: "sigma_hat_official" clips whatever it says. `reference` identifies the
     reference statistics, `preprocessing` how their images and features were made from files.
     """
@@ -72,6 +73,7 @@ class GridResult:
     recall: float | None = None
     inception_score_mean: float | None = None
     inception_score_std: float | None = None
+    weights_hash: str | None = None
     clip_denoised: bool | None = None
     schedule: str | None = None
     compute_precision: str | None = None
@@ -170,6 +172,7 @@ def provenance(row: GridResult) -> dict[str, str]:
         "dataset": row.dataset,
         "checkpoint": row.checkpoint,
         "weights": row.weights,
+        "weights_hash": row.weights_hash,
         "schedule": row.schedule,
         "sampler": row.sampler,
         "τ": tau,

@@ -35,6 +35,7 @@ from ddim.terminal import Terminal
 
 __all__ = [
     "COLUMNS",
+    "CSV_NAME",
     "Floor",
     "GridResult",
     "Results",

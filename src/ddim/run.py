@@ -6,7 +6,7 @@ import logging
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,19 @@ from ddim.build import (
     new_denoiser,
     training_callbacks,
 )
-from ddim.callbacks import SignalHandlers
+from ddim.callbacks import Resumption, SignalHandlers
 from ddim.checkpoint import LAST, OVERRIDES_FILE, check_resumable, raw_overrides, read_config
 from ddim.comparison import compare, render_comparison, show_comparison, write_comparison
 from ddim.config import TrainConfig, build_schedule, evaluation_config, training_config
+from ddim.data.locking import locked
 from ddim.denoisers.pretrained import UNSTATED, read_checkpoint
 from ddim.errors import UserError
-from ddim.files import disk_errors_as_sentence, remove_unfinished, write_atomically
+from ddim.files import disk_errors_as_sentence, remove_unfinished
+from ddim.fingerprint import tensors_sha256
 from ddim.lit_module import DenoisingModule
 from ddim.loggers import build_loggers
 from ddim.paper import TABLES
+from ddim.replay import save_command
 from ddim.signals import Stopped, StopRequest, resume_command
 from ddim.studies import build_studies
 from ddim.subject import open_subject
@@ -108,7 +111,7 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
     )
     if trainer.is_global_zero:
         remove_unfinished(directory)
-        _save_command(cfg, directory)
+        save_command(cfg, directory)
     with _closing(trainer, stop):
         trainer.fit(module, datamodule, ckpt_path=resume, weights_only=True)
     _finish(trainer)
@@ -159,6 +162,8 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
     denoiser = subject.build(part.weights, denoiser=config.denoiser)
     check_shape(denoiser, datamodule)
     schedule = build_schedule(config.schedule)
+    # Before any precision plugin changes them.
+    weights_hash = tensors_sha256(denoiser.state_dict())
     module = DenoisingModule(denoiser, schedule, optimizer={}, seed=config.seed)
     studies = build_studies(
         config,
@@ -169,8 +174,14 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
             "dataset": datamodule.name,
             "checkpoint": subject.origin,
             "weights": weights,
+            "weights_hash": weights_hash[:16],
             "seed": config.seed,
         },
+        resumption=Resumption(
+            directory,
+            {"weights_sha256": weights_hash, "denoiser": denoiser.config},
+            part.partial_every_seconds,
+        ),
         show_progress=show_progress,
         context={
             "config": _plain(cfg),
@@ -192,8 +203,15 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
         ", ".join(study.plan() for study in studies),
         directory,
     )
-    with _closing(trainer, stop):
-        trainer.test(module, datamodule, verbose=False)
+    try:
+        with locked(directory, wait=False) if trainer.is_global_zero else nullcontext(), _closing(trainer, stop):
+            if trainer.is_global_zero:
+                save_command(cfg, directory, checkpoint=subject.origin)
+            trainer.test(module, datamodule, verbose=False)
+    except BlockingIOError as error:
+        raise UserError(
+            f"hydra.run.dir={directory}: another evaluation is writing there; wait for it, or take another directory."
+        ) from error
     table = None if config.table is None else TABLES[config.table]
     records = [] if table is None else compare(table, [row for study in studies for row in study.records()])
     if table is not None and trainer.is_global_zero:
@@ -201,6 +219,8 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
         show_comparison(trainer, table, records)
     _finish(trainer)
     if trainer.is_global_zero:
+        for study in studies:
+            study.forget_partial()
         terminal = Terminal()
         for study in studies:
             study.report(terminal)
@@ -209,13 +229,6 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
             terminal.say(f"Table     {directory / f'{table.name}.csv'}")
         pictures = [str(path.relative_to(directory)) for study in studies for path in study.pictures]
         terminal.say(f"\nPictures  in {directory}: {', '.join(pictures)}")
-
-
-def _save_command(cfg: DictConfig, directory: Path) -> None:
-    overrides = OmegaConf.to_yaml(OmegaConf.create(_overrides()))
-    write_atomically(
-        (directory / OVERRIDES_FILE, overrides.encode()), (directory / "config.yaml", OmegaConf.to_yaml(cfg).encode())
-    )
 
 
 def _overrides() -> list[str]:

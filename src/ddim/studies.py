@@ -14,6 +14,7 @@ from ddim.callbacks import (
     EvaluationGrid,
     Interpolation,
     Reconstruction,
+    Resumption,
     Study,
     Trajectory,
 )
@@ -39,6 +40,7 @@ def build_studies(
     identity: Mapping[str, Any],
     show_progress: bool,
     context: Mapping[str, Any],
+    resumption: Resumption | None = None,
 ) -> list[Study]:
     """One study per part. Features and reference statistics are loaded once, and only where a part needs them.
 
@@ -70,6 +72,7 @@ def build_studies(
         "identity": identity,
         "show_progress": show_progress,
         "context": context,
+        "resumption": resumption,
     }
 
     def grid(where: list[GridPoint]) -> Study:
@@ -81,8 +84,14 @@ def build_studies(
 
     def reconstruction(where: list[GridPoint]) -> Study:
         images = partial(datamodule.images, "test", limit=reconstructed)
-        shown = part.reconstruction.shown
-        return Reconstruction(where, images=images, num_images=reconstructed, shown=shown, **common)
+        return Reconstruction(
+            where,
+            images=images,
+            num_images=reconstructed,
+            shown=part.reconstruction.shown,
+            source=datamodule.provenance("test"),
+            **common,
+        )
 
     def consistency(where: list[GridPoint]) -> Study:
         assert extractor is not None

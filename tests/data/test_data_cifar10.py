@@ -12,6 +12,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
-from ddim.data import ImageDataModule, cifar10
+from ddim.data import ImageDataModule, build_datamodule, cifar10
 from ddim.errors import UserError
 
 PER_BATCH = 3
@@ -171,3 +172,34 @@ def test_root_that_cannot_be_made(tmp_path: Path, make_datamodule: Callable[...,
     root = tmp_path / "file" / "below"
     with pytest.raises(UserError, match=str(root)):
         make_datamodule(settings(root, download=True)).prepare_data()
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("before", ["nothing", "incomplete folder"])
+def test_two_processes_prepare_the_same_folder_at_once(before: str, published: Path, tmp_path: Path) -> None:
+    """Threads stand for processes, whose locks exclude them just as well: both find all images, every time."""
+    root = tmp_path / "root"
+    root.mkdir()
+    shutil.copy(published / CIFAR10.filename, root)
+    if before == "incomplete folder":
+        (root / CIFAR10.base_folder).mkdir()
+        (root / CIFAR10.base_folder / "data_batch_1").write_bytes(b"half")
+    unpacked: list[str] = []
+    original = CIFAR10.download
+
+    def download(self: CIFAR10) -> None:
+        unpacked.append(str(self.root))
+        time.sleep(0.2)
+        original(self)
+
+    def prepare(_: int) -> None:
+        data = build_datamodule(
+            settings(root), batch_size=2, eval_batch_size=2, num_workers=0, seed=0, cache_dir=tmp_path / "cache"
+        )
+        check(data)
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:
+        patch.setattr(CIFAR10, "download", download)
+        list(pool.map(prepare, range(4)))
+    assert len(unpacked) == 1, "one of them unpacks, the others wait"
+    assert sorted(path.name for path in root.iterdir()) == [CIFAR10.base_folder, CIFAR10.filename]

@@ -124,6 +124,8 @@ def test_readme_command_runs(run_script, workplace, places, command):
     if not any(argument.startswith("logger") for argument in arguments):
         tiny.append("logger=csv")
     before = {path: path.stat().st_mtime_ns for path in workplace.rglob("last.ckpt")}
+    if resumes and script == "evaluate.py":
+        assert run_script(script, "sampler.eta=0", *tiny).status == 0
     outcome = run_script(script, *arguments, *tiny)
     assert outcome.status == 0, outcome.errors
     assert "Traceback" not in outcome.errors + outcome.output

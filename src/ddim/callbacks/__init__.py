@@ -12,6 +12,7 @@ from ddim.callbacks.interpolation import Interpolation
 from ddim.callbacks.measure import Measure, features_name
 from ddim.callbacks.progress import GridProgress, TrainingProgress, track
 from ddim.callbacks.reconstruction import Reconstruction
+from ddim.callbacks.resumption import Resumption
 from ddim.callbacks.sample_grid import SampleGrid
 from ddim.callbacks.stopping import SignalHandlers
 from ddim.callbacks.study import Study
@@ -29,6 +30,7 @@ __all__ = [
     "LastCheckpoint",
     "Measure",
     "Reconstruction",
+    "Resumption",
     "SampleGrid",
     "Sampling",
     "SignalHandlers",

@@ -122,6 +122,7 @@ class Consistency(Study):
             num_samples=self.num_images,
             keep_images=self.num_images,
             advance=progress.advance,
+            partial=self.partial(point, trainer, module, self.extractor),
         )
         if len(generation.first_images) != self.num_images:
             raise RuntimeError(f"{len(generation.first_images)} images where {self.num_images} were asked for")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddim.callbacks.copying import COPY_RATE, copy_threshold, spread, summarise
-from ddim.callbacks.generation import Sampling, generate, sampling_context
+from ddim.callbacks.generation import Sampling, generate, in_batches, sampling_context
 from ddim.callbacks.measure import Measure, features_name
 from ddim.callbacks.progress import GridProgress
 from ddim.callbacks.study import Study, point_key
@@ -121,6 +121,7 @@ class Diversity(Study):
                     num_samples=self.num_samples,
                     keep_images=0,
                     advance=progress.advance,
+                    partial=self.partial(point, trainer, module, self.measure.extractor),
                 ).features.features
                 distances, neighbours = self._neighbours(features, module)
                 numbers = self._numbers(features, distances[:, 0], threshold, module)
@@ -173,11 +174,12 @@ class Diversity(Study):
 
     def _again(self, trainer: pl.Trainer, module: DenoisingModule, point: GridPoint, samples: Tensor) -> Tensor:
         """Images of these sample numbers: made anew, as of all samples only the features are kept."""
-        parts = []
-        for indices in samples.split(self.sampling.batch_size):
+
+        def work(indices: Tensor) -> Tensor:
             with sampling_context(trainer, module):
-                parts.append(module.sample_images(point, indices, self.sampling.shape, self.sampling.noise).cpu())
-        return torch.cat(parts)
+                return module.sample_images(point, indices, self.sampling.shape, self.sampling.noise).cpu()
+
+        return torch.cat(list(in_batches(self.sampling, samples, work)))
 
     def _save(self, trainer: pl.Trainer, found: Mapping[GridPoint, Mapping[str, Tensor]]) -> None:
         real = collect(self.reference_images(), torch.cat([what["neighbours"].flatten() for what in found.values()]))

@@ -14,6 +14,7 @@ from torch import Tensor
 from ddim.callbacks.generation import Generation, Sampling, generate
 from ddim.callbacks.measure import Measure, features_name
 from ddim.callbacks.progress import GridProgress
+from ddim.callbacks.resumption import Finished
 from ddim.callbacks.study import Study, point_key
 from ddim.figures import image_grid, plot_distance, plot_speed, sample_sheet
 from ddim.files import save_picture
@@ -22,6 +23,7 @@ from ddim.lit_module import DenoisingModule
 from ddim.metrics import compute_metrics
 from ddim.results import (
     COLUMNS,
+    CSV_NAME,
     Floor,
     GridResult,
     distance_name,
@@ -41,7 +43,8 @@ class EvaluationGrid(Study):
     """Measures every grid point at the end of `trainer.test` and writes the results.
 
     After each point `results.csv` and `results.json` are rewritten whole, so that what is finished survives a kill;
-    at the end come the plots and the sample sheet. Everything lands in `directory` and in the loggers.
+    at the end come the plots and the sample sheet. Everything lands in `directory` and in the loggers. With a
+    `resumption`, points that are finished already are taken from there, and long ones go on where they were.
 
     Args (besides those of `Study`):
         measure: features, reference and metrics.
@@ -67,7 +70,12 @@ class EvaluationGrid(Study):
         self.measure = measure
         self.num_samples = num_samples
         self.keep_images = keep_images
-        self.results: list[GridResult] = []
+        self.found: dict[GridPoint, GridResult] = {}
+
+    @property
+    def results(self) -> list[GridResult]:
+        """The rows so far, in the order of the grid."""
+        return [self.found[point] for point in self.points if point in self.found]
 
     def plan(self) -> str:
         return f"{len(self.points)} grid points of {self.num_samples:,} images"
@@ -81,18 +89,43 @@ class EvaluationGrid(Study):
 
     def run(self, trainer: pl.Trainer, module: DenoisingModule) -> None:
         self.measure.extractor.to(module.device)
-        # By spacing: rows of a sheet are η and columns S, so two spacings would fight for one cell.
-        sheets: dict[str, dict[tuple[str, int], Tensor]] = {}
+        pictures = self._recall_all(trainer, module)
         with GridProgress(len(self.points), enabled=self.show_progress and trainer.is_global_zero) as progress:
             for point in self.points:
-                result, images = self._measure_point(trainer, module, point, progress)
-                self.results.append(result)
-                sheets.setdefault(point.tau, {})[eta_label(result), point.steps] = images[:SHEET_IMAGES]
+                if point in self.found:
+                    progress.finish_point(f"{_line(self.found[point])}, finished before")
+                    continue
+                self.found[point], pictures[point] = self._measure_point(trainer, module, point, progress)
                 if trainer.is_global_zero:
-                    self._save_point(trainer, result, images)
-                progress.finish_point(_line(result))
+                    self._save_point(trainer, module, point, pictures[point])
+                progress.finish_point(_line(self.found[point]))
         if trainer.is_global_zero:
-            self._save_grid(trainer, sheets)
+            self._save_grid(trainer, pictures)
+
+    def _row_depends_on(self, point: GridPoint, trainer: pl.Trainer, module: DenoisingModule) -> dict[str, Any]:
+        return {
+            **self.depends_on(point, trainer, module),
+            "num_samples": self.num_samples,
+            "extractor": self.measure.extractor.provenance,
+            "reference": self.measure.reference.digest,
+            "reference_split": self.measure.split,
+            "metrics": sorted(self.measure.metrics),
+        }
+
+    def _recall_all(self, trainer: pl.Trainer, module: DenoisingModule) -> dict[GridPoint, Tensor]:
+        """Take the rows and the pictures of finished points from an earlier attempt."""
+        wanted = {point: self._row_depends_on(point, trainer, module) for point in self.points}
+        finished = self.recall(wanted, trainer)
+        for point, known in finished.items():
+            # Names may have changed where the things have not.
+            self.found[point] = GridResult(**{**known.row, **self.identity})
+        if trainer.is_global_zero and (finished or (self.directory / CSV_NAME).is_file()):
+            # Rows of other settings leave the table now, not when the first new point is finished.
+            self._write()
+            for point, known in finished.items():
+                self._draw(point, known.images)
+                self._forget(point, trainer, module)
+        return {point: known.images for point, known in finished.items()}
 
     def _measure_point(
         self, trainer: pl.Trainer, module: DenoisingModule, point: GridPoint, progress: GridProgress
@@ -107,21 +140,44 @@ class EvaluationGrid(Study):
             num_samples=self.num_samples,
             keep_images=self.keep_images,
             advance=progress.advance,
+            partial=self.partial(point, trainer, module, self.measure.extractor),
         )
         result = grid_result(
             self.columns(point, trainer, module), generation, self.measure, module.device, num_samples=self.num_samples
         )
         return result, generation.first_images
 
-    def _save_point(self, trainer: pl.Trainer, result: GridResult, images: Tensor) -> None:
+    def _save_point(self, trainer: pl.Trainer, module: DenoisingModule, point: GridPoint, images: Tensor) -> None:
+        result = self.found[point]
+        show_image(trainer, f"samples/{point_key(result)}", self._draw(point, images), _line(result))
+        if self.resumption is not None:
+            what = self._row_depends_on(point, trainer, module)
+            self.resumption.save(self.name, what, Finished(result.as_record(), images))
+        self._write()
+        self._forget(point, trainer, module)
+
+    def _forget(self, point: GridPoint, trainer: pl.Trainer, module: DenoisingModule) -> None:
+        partial = self.partial(point, trainer, module, self.measure.extractor)
+        if partial is not None:
+            partial.remove()
+
+    def _write(self) -> None:
         write_results(self.directory, self.results, self.measure.floor, self.context)
+
+    def _draw(self, point: GridPoint, images: Tensor) -> Image.Image:
         folder = self.directory / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         picture = image_grid(images, max(1, round(len(images) ** 0.5)))
-        save_picture(picture, folder / f"{point_key(result).replace('/', '-')}.png")
-        show_image(trainer, f"samples/{point_key(result)}", picture, _line(result))
+        save_picture(picture, folder / f"{point_key(point).replace('/', '-')}.png")
+        return picture
 
-    def _save_grid(self, trainer: pl.Trainer, sheets: Mapping[str, Mapping[tuple[str, int], Tensor]]) -> None:
+    def _save_grid(self, trainer: pl.Trainer, pictures: Mapping[GridPoint, Tensor]) -> None:
+        # Points of an earlier attempt may have kept fewer pictures than are asked for now.
+        count = min(SHEET_IMAGES, *(len(images) for images in pictures.values()))
+        # By spacing: rows of a sheet are η and columns S, so two spacings would fight for one cell.
+        sheets: dict[str, dict[tuple[str, int], Tensor]] = {}
+        for point in self.points:
+            sheets.setdefault(point.tau, {})[eta_label(point), point.steps] = pictures[point][:count]
         for tau, images in sheets.items():
             name = "samples" if len(sheets) == 1 else f"samples-{tau}"
             sheet = sample_sheet(images)

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from ddim.callbacks.partial import Known, Partial, Samples
 from ddim.diffusion import NoiseSource
+from ddim.errors import UserError
 from ddim.grid import GridPoint
 from ddim.lit_module import DenoisingModule
 from ddim.metrics import FeatureExtractor, Features
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
-@dataclass(frozen=True)
+
+@dataclass
 class Sampling:
     """Where samples come from, whatever the sampler.
 
     Attributes:
         noise: addresses the noise; sample i starts from the same x_T at every point.
         shape: (C, H, W) of an image.
-        batch_size: images sampled at once by one process; results do not depend on it.
+        batch_size: images sampled at once by one process; results do not depend on it. `in_batches` lowers it where
+            memory runs out, for all that is sampled afterwards.
     """
 
     noise: NoiseSource
@@ -54,6 +62,47 @@ def sampling_context(trainer: pl.Trainer, module: pl.LightningModule) -> Iterato
         module.train(was_training)
 
 
+def in_batches(sampling: Sampling, items: Tensor, work: Callable[[Tensor], T]) -> Iterator[T]:
+    """`work` on items (N, ...), a batch at a time and in order; a batch that does not fit into memory is halved.
+
+    Raises:
+        UserError: a single item does not fit.
+    """
+    start, refused = 0, None
+    while start < len(items):
+        batch = items[start : start + sampling.batch_size]
+        result, reason = _attempt(work, batch)
+        if reason is not None:
+            if len(batch) == 1:
+                raise UserError(
+                    f"Out of memory even with evaluation.batch_size=1 for images of "
+                    f"{'x'.join(map(str, sampling.shape))} ({reason}): free memory of the device, or take "
+                    "trainer.precision=bf16-mixed or a device with more of it."
+                )
+            refused = refused or sampling.batch_size
+            sampling.batch_size = min(len(batch), sampling.batch_size) // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            continue
+        if refused is not None:
+            log.warning(
+                "Out of memory with evaluation.batch_size=%d: it goes on with %d, which changes no sample.",
+                refused,
+                sampling.batch_size,
+            )
+            refused = None
+        start += len(batch)
+        yield result
+
+
+def _attempt(work: Callable[[Tensor], T], batch: Tensor) -> tuple[Any, str | None]:
+    """The result, or why memory ran out. On return nothing refers to what had been allocated, as an exception does."""
+    try:
+        return work(batch), None
+    except torch.OutOfMemoryError as error:
+        return None, str(error).partition("\n")[0].partition(". ")[0]
+
+
 def generate(
     trainer: pl.Trainer,
     module: DenoisingModule,
@@ -64,48 +113,89 @@ def generate(
     num_samples: int,
     keep_images: int,
     advance: Callable[[int], None] = lambda images: None,
+    partial: Partial | None = None,
 ) -> Generation:
     """Samples 0 ... num_samples - 1 of a grid point, exactly those, split over the processes by their number.
 
+    partial: where finished batches are kept while the point is not finished, and taken from.
+
     Returns on every process: the features in the order of the samples, the first `keep_images` images (uint8), and
-    the seconds spent sampling (feature extraction apart) by the slowest process.
+    the seconds spent sampling (feature extraction apart) by the slowest process, those of earlier attempts included.
     """
-    mine = torch.tensor(range(trainer.global_rank, num_samples, trainer.world_size), dtype=torch.long)
-    seconds, parts, kept = 0.0, [], []
-    for indices in mine.split(sampling.batch_size) if len(mine) else ():
+    known, done, writer = Known(), torch.zeros(num_samples, dtype=torch.bool), None
+    if partial is not None:
+        # One process decides what there is: a shared folder may look different from another machine.
+        if trainer.global_rank == 0:
+            known = partial.read(num_samples, keep_images)
+        numbers = None if known.samples is None else known.samples.indices
+        numbers, attempt = from_first((numbers, known.attempts), trainer.world_size)
+        if numbers is not None:
+            done[numbers] = True
+        writer = partial.writer(attempt, trainer.global_rank, keep_images)
+
+    def work(indices: Tensor) -> tuple[int, Samples | None, float]:
+        # Batches are the same ones as if nothing were known, so that rounding is the same as well.
+        missing = indices[~done[indices]]
+        if not len(missing):
+            return len(indices), None, 0.0
         _synchronise(module.device)
         began = time.perf_counter()
         with sampling_context(trainer, module):
-            images = module.sample_images(point, indices, sampling.shape, sampling.noise)
+            images = module.sample_images(point, missing, sampling.shape, sampling.noise)
         _synchronise(module.device)
-        seconds += time.perf_counter() - began
-        parts.append(extractor(images).cpu())
-        kept.append(images[indices < keep_images].cpu())
-        advance(len(indices) * trainer.world_size)
-    local = (Features.cat(parts), torch.cat(kept), seconds) if parts else None
-    return _gather(local, trainer.world_size)
+        seconds = time.perf_counter() - began
+        return len(indices), Samples(missing, extractor(images).cpu(), images[missing < keep_images].cpu()), seconds
+
+    mine = torch.tensor(range(trainer.global_rank, num_samples, trainer.world_size), dtype=torch.long)
+    parts, seconds = [] if known.samples is None else [known.samples], 0.0
+    try:
+        for count, samples, spent in in_batches(sampling, mine, work):
+            if samples is not None:
+                parts.append(samples)
+                seconds += spent
+                if writer is not None:
+                    writer.add(samples, spent)
+            advance(count * trainer.world_size)
+            # Lightning takes note of the signal and leaves stopping to its own loops, which wait for this one.
+            if getattr(trainer, "received_sigterm", False):
+                raise SIGTERMException
+        if writer is not None:
+            writer.close()
+    except BaseException:
+        if writer is not None:
+            writer.flush()
+        raise
+    return _gather(Samples.cat(parts) if parts else None, seconds, known.seconds, num_samples, trainer.world_size)
 
 
-def _gather(local: tuple[Features, Tensor, float] | None, world_size: int) -> Generation:
-    """Rank r holds samples r, r + W, ...: interleave them again."""
+def from_first(value: T, world_size: int) -> T:
+    """On every process the first one's value. All must call it."""
+    if world_size == 1:
+        return value
+    everyone: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(everyone, value)
+    return everyone[0]
+
+
+def _gather(samples: Samples | None, seconds: float, earlier: float, num_samples: int, world_size: int) -> Generation:
+    """Everybody's samples in order, on every process. `earlier` are the seconds of other attempts."""
+    local = (samples, seconds, earlier)
     everyone: list[Any] = [local]
     if world_size > 1:
         everyone = [None] * world_size
         torch.distributed.all_gather_object(everyone, local)
-    present = [part for part in everyone if part is not None]
-    features = Features.cat([part[0] for part in present])
-    order = _interleaving([len(part[0]) for part in present])
-    images = torch.cat([part[1] for part in present])
-    image_order = _interleaving([len(part[1]) for part in present])
-    logits = None if features.logits is None else features.logits[order]
-    return Generation(Features(features.features[order], logits), images[image_order], max(part[2] for part in present))
-
-
-def _interleaving(lengths: Sequence[int]) -> Tensor:
-    """Where sample i stands in the concatenation of per-rank parts of these lengths."""
-    offsets = [sum(lengths[:rank]) for rank in range(len(lengths))]
-    total = sum(lengths)
-    return torch.tensor([offsets[i % len(lengths)] + i // len(lengths) for i in range(total)], dtype=torch.long)
+    whole = Samples.cat([part for part, _, _ in everyone if part is not None])
+    order = whole.indices.argsort()
+    if not torch.equal(whole.indices[order], torch.arange(num_samples)):
+        raise RuntimeError(f"{len(order)} samples were made where the first {num_samples} were asked for, once each")
+    features, logits = whole.features.features[order], whole.features.logits
+    # Pictures are those of the smallest numbers, in the order in which these stand in `indices`.
+    pictured = whole.indices[whole.indices < len(whole.images)].argsort()
+    return Generation(
+        Features(features, None if logits is None else logits[order]),
+        whole.images[pictured],
+        max(spent for _, spent, _ in everyone) + sum(before for _, _, before in everyone),
+    )
 
 
 def _synchronise(device: torch.device) -> None:

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from ddim.callbacks.generation import Sampling, sampling_context
+from ddim.callbacks.generation import Sampling, in_batches, sampling_context
 from ddim.callbacks.progress import GridProgress
 from ddim.callbacks.study import Study, point_key
 from ddim.data import to_uint8
@@ -112,11 +112,14 @@ class Interpolation(Study):
     def _decode(
         self, trainer: pl.Trainer, module: DenoisingModule, point: GridPoint, latents: Tensor, progress: GridProgress
     ) -> Tensor:
-        parts = []
-        for part in latents.split(self.sampling.batch_size):
+        def work(part: Tensor) -> Tensor:
             with sampling_context(trainer, module):
-                parts.append(to_uint8(module.decode(point, part.to(module.device))).cpu())
-            progress.advance(len(part))
+                return to_uint8(module.decode(point, part.to(module.device))).cpu()
+
+        parts = []
+        for images in in_batches(self.sampling, latents, work):
+            parts.append(images)
+            progress.advance(len(images))
         return torch.cat(parts)
 
     def _draw(self, trainer: pl.Trainer, point: GridPoint, on_lines: Tensor, on_grid: Tensor) -> None:

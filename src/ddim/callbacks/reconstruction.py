@@ -12,9 +12,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from ddim.callbacks.generation import Sampling, sampling_context
+from ddim.callbacks.generation import Sampling, in_batches, sampling_context
 from ddim.callbacks.progress import GridProgress
-from ddim.callbacks.study import Study
+from ddim.callbacks.resumption import Finished
+from ddim.callbacks.study import Study, device_name
 from ddim.data import to_model_space, to_uint8
 from ddim.diffusion import encode
 from ddim.grid import GridPoint
@@ -55,6 +56,7 @@ class Reconstruction(Study):
         num_images: exactly this many are in `images` and enter the error.
         split: where they come from, for the rows.
         shown: images of the picture, at most.
+        source: what identifies the images; without it no finished point is recalled.
 
     Raises ValueError for a point that is not eta = 0 without clipping.
     """
@@ -72,6 +74,7 @@ class Reconstruction(Study):
         num_images: int,
         split: str = "test",
         shown: int = 10,
+        source: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> None:
         super().__init__(points, sampling, directory, identity, **more)
@@ -81,6 +84,8 @@ class Reconstruction(Study):
         self.num_images = num_images
         self.split = split
         self.shown = min(shown, num_images)
+        self.source = source
+        self.read_at_once = self.sampling.batch_size
         self.rows: list[dict[str, Any]] = []
 
     def plan(self) -> str:
@@ -91,47 +96,67 @@ class Reconstruction(Study):
 
     def run(self, trainer: pl.Trainer, module: DenoisingModule) -> None:
         pictures: dict[GridPoint, Tensor] = {}
+        wanted = {point: self._row_depends_on(point, trainer, module) for point in self.points}
+        finished = {} if self.source is None else self.recall(wanted, trainer)
         with GridProgress(len(self.points), enabled=self.show_progress and trainer.is_global_zero) as progress:
             for point in self.points:
-                progress.start_point(f"S {point.steps}", self.num_images)
-                trip = self._gather(self._round_trip(trainer, module, point, progress), trainer.world_size)
-                pictures[point] = trip.shown
-                self.rows.append(
-                    {
-                        **self.columns(point, trainer, module),
-                        "encode_nfe": point.nfe,
-                        "num_images": self.num_images,
-                        "split": self.split,
-                        "mse_per_dimension": trip.errors.mean().item(),
-                        "seconds": trip.seconds,
-                    }
-                )
+                known = finished.get(point)
+                if known is None:
+                    progress.start_point(f"S {point.steps}", self.num_images)
+                    trip = self._gather(self._round_trip(trainer, module, point, progress), trainer.world_size)
+                    known = Finished(self._measured(trip, module), trip.shown)
+                    if self.resumption is not None and self.source is not None and trainer.is_global_zero:
+                        self.resumption.save(self.name, wanted[point], known)
+                pictures[point] = known.images
+                row = {
+                    **self.columns(point, trainer, module),
+                    "encode_nfe": point.nfe,
+                    "num_images": self.num_images,
+                    "split": self.split,
+                    **known.row,
+                }
+                self.rows.append(row)
                 if trainer.is_global_zero:
                     write_rows(self.directory, self.name, self.rows, self.context)
                 progress.finish_point(
-                    f"reconstruction, S {point.steps}: MSE {significant(trip.errors.mean().item(), 3)}, "
-                    f"{self.num_images} images in {trip.seconds:.1f} s"
+                    f"reconstruction, S {point.steps}: MSE {significant(row['mse_per_dimension'], 3)}, "
+                    f"{self.num_images} images in {row['seconds']:.1f} s"
+                    f"{', finished before' if point in finished else ''}"
                 )
         if trainer.is_global_zero:
             self._show_all(trainer, pictures)
+
+    def _row_depends_on(self, point: GridPoint, trainer: pl.Trainer, module: DenoisingModule) -> dict[str, Any]:
+        return {
+            **self.depends_on(point, trainer, module),
+            "split": self.split,
+            "num_images": self.num_images,
+            "images": self.source,
+        }
+
+    @staticmethod
+    def _measured(trip: RoundTrip, module: DenoisingModule) -> dict[str, Any]:
+        return {
+            "mse_per_dimension": trip.errors.mean().item(),
+            "seconds": trip.seconds,
+            "device": device_name(module.device),
+        }
 
     def _round_trip(
         self, trainer: pl.Trainer, module: DenoisingModule, point: GridPoint, progress: GridProgress
     ) -> RoundTrip:
         """This process's share of the images: those whose number leaves its rank when divided by the processes."""
         numbers, errors, shown, seconds, done = [], [], [], 0.0, 0
-        for batch in self.images(self.sampling.batch_size * trainer.world_size):
+        # Every process reads the same batches, whatever size fits into the memory of its device.
+        for batch in self.images(self.read_at_once * trainer.world_size):
             everyone = torch.arange(done, done + len(batch))
             done += len(batch)
             mine = everyone % trainer.world_size == trainer.global_rank
             if mine.any():
                 x_0 = to_model_space(batch[mine])
-                began = time.perf_counter()
-                with sampling_context(trainer, module):
-                    x_T = encode(module, x_0.to(module.device), module.schedule, point.timesteps_tensor())
-                    # Reading the result waits for the device.
-                    again = module.decode(point, x_T).cpu()
-                seconds += time.perf_counter() - began
+                parts = list(in_batches(self.sampling, x_0, lambda part: _again(trainer, module, point, part)))
+                again = torch.cat([part for part, _ in parts])
+                seconds += sum(spent for _, spent in parts)
                 numbers.append(everyone[mine])
                 # Half the difference in [-1, 1] is the difference in [0, 1].
                 errors.append(((again.double() - x_0.double()) / 2).square().flatten(1).mean(dim=1))
@@ -160,14 +185,16 @@ class Reconstruction(Study):
         )
 
     def _show_all(self, trainer: pl.Trainer, pictures: Mapping[GridPoint, Tensor]) -> None:
-        originals = next(self.images(self.shown))[: self.shown]
+        # Points of an earlier attempt may have kept fewer pictures than are asked for now.
+        shown = min(len(images) for images in pictures.values())
+        originals = next(self.images(self.shown))[:shown]
         data = self.identity.get("dataset", "images")
         by_tau: dict[str, list[tuple[GridPoint, dict[str, Any]]]] = {}
         for point, row in zip(self.points, self.rows, strict=True):
             by_tau.setdefault(point.tau, []).append((point, row))
         for members in by_tau.values():
             lines = [
-                (f"S = {point.steps}   MSE {significant(row['mse_per_dimension'], 2)}", pictures[point])
+                (f"S = {point.steps}   MSE {significant(row['mse_per_dimension'], 2)}", pictures[point][:shown])
                 for point, row in members
             ]
             title = f"{data}: {self.split} images, and what is left of them after encoding and decoding with S steps"
@@ -218,6 +245,16 @@ class Reconstruction(Study):
         ]
         terminal.table([*(["τ"] if several else []), "S", "network calls", "MSE", "seconds"], lines)
         terminal.say(f"\nTable     {self.directory / f'{self.name}.csv'}")
+
+
+def _again(trainer: pl.Trainer, module: DenoisingModule, point: GridPoint, x_0: Tensor) -> tuple[Tensor, float]:
+    """Images after encoding and decoding, on the CPU, and the seconds that took."""
+    began = time.perf_counter()
+    with sampling_context(trainer, module):
+        x_T = encode(module, x_0.to(module.device), module.schedule, point.timesteps_tensor())
+        # Reading the result waits for the device.
+        again = module.decode(point, x_T).cpu()
+    return again, time.perf_counter() - began
 
 
 def _these(points: Sequence[GridPoint]) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
-from ddim.callbacks.generation import Sampling, sampling_context
+from ddim.callbacks.generation import Sampling, in_batches, sampling_context
 from ddim.callbacks.periodic import EveryNValidations
 from ddim.figures import image_grid
 from ddim.files import save_picture
@@ -41,13 +42,12 @@ class SampleGrid(EveryNValidations):
     def on_due_validation(self, trainer: pl.Trainer, module: DenoisingModule) -> None:
         if not trainer.is_global_zero:
             return
-        with sampling_context(trainer, module):
-            images = torch.cat(
-                [
-                    module.sample_images(self.point, indices, self.sampling.shape, self.sampling.noise).cpu()
-                    for indices in torch.arange(self.num_images).split(self.sampling.batch_size)
-                ]
-            )
+
+        def work(indices: Tensor) -> Tensor:
+            with sampling_context(trainer, module):
+                return module.sample_images(self.point, indices, self.sampling.shape, self.sampling.noise).cpu()
+
+        images = torch.cat(list(in_batches(self.sampling, torch.arange(self.num_images), work)))
         columns = max(1, round(self.num_images**0.5))
         picture = image_grid(images, columns)
         save_picture(picture, self.directory / f"samples-{trainer.global_step:07d}.png")

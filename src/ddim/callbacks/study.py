@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,11 +12,14 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from ddim.callbacks.generation import Sampling
+from ddim.callbacks.generation import Sampling, from_first
+from ddim.callbacks.partial import Partial
+from ddim.callbacks.resumption import Finished, Resumption
 from ddim.diffusion import NoiseSchedule
 from ddim.files import save_picture
 from ddim.grid import GridPoint
 from ddim.lit_module import DenoisingModule
+from ddim.metrics import FeatureExtractor
 from ddim.results import GridResult
 from ddim.show import show_image
 from ddim.terminal import Terminal
@@ -33,9 +37,10 @@ class Study(pl.Callback):
         points: what is sampled.
         sampling: where the samples come from.
         directory: everything is written there.
-        identity: what the rows say about where they come from: dataset, checkpoint, weights, seed.
+        identity: what the rows say about where they come from: dataset, checkpoint, weights, weights_hash, seed.
         show_progress: bars, or a line per point.
         context: written beside the rows (configuration, versions, hardware).
+        resumption: what an earlier attempt at this evaluation has finished; None remembers and recalls nothing.
     """
 
     name: ClassVar[str]
@@ -49,6 +54,7 @@ class Study(pl.Callback):
         *,
         show_progress: bool = True,
         context: Mapping[str, Any] | None = None,
+        resumption: Resumption | None = None,
     ) -> None:
         self.points = list(points)
         self.sampling = sampling
@@ -56,7 +62,9 @@ class Study(pl.Callback):
         self.identity = dict(identity)
         self.show_progress = show_progress
         self.context = dict(context or {})
+        self.resumption = resumption
         self.pictures: list[Path] = []
+        self._partials: list[Partial] = []
 
     def run(self, trainer: pl.Trainer, module: DenoisingModule) -> None:
         """Do the work and write the files. Called on every process."""
@@ -94,6 +102,43 @@ class Study(pl.Callback):
             "compute_precision": str(trainer.precision),
             "device": device_name(module.device),
         }
+
+    def depends_on(self, point: GridPoint, trainer: pl.Trainer, module: DenoisingModule) -> dict[str, Any]:
+        """All that the samples of a point depend on, besides the network that `resumption` knows."""
+        return {
+            "schedule": describe_schedule(module.schedule),
+            "sampler": SAMPLER,
+            "point": asdict(point),
+            "seed": self.sampling.noise.seed,
+            "shape": self.sampling.shape,
+            "compute_precision": str(trainer.precision),
+        }
+
+    def partial(
+        self, point: GridPoint, trainer: pl.Trainer, module: DenoisingModule, extractor: FeatureExtractor
+    ) -> Partial | None:
+        """Where features of a point's samples are kept while it, or the whole study, is not finished."""
+        if self.resumption is None:
+            return None
+        what = {**self.depends_on(point, trainer, module), "extractor": extractor.provenance}
+        self._partials.append(self.resumption.partial(what))
+        return self._partials[-1]
+
+    def forget_partial(self) -> None:
+        """What was kept while samples were not measured is not needed any longer."""
+        for partial in self._partials:
+            partial.remove()
+
+    def recall(self, wanted: Mapping[GridPoint, Mapping[str, Any]], trainer: pl.Trainer) -> dict[GridPoint, Finished]:
+        """Those of the points, given with all that their rows depend on, that are finished; the same everywhere."""
+        found: dict[GridPoint, Finished] = {}
+        if self.resumption is None:
+            return found
+        if trainer.is_global_zero:
+            self.resumption.tidy()
+            every = {point: self.resumption.load(self.name, what) for point, what in wanted.items()}
+            found = {point: finished for point, finished in every.items() if finished is not None}
+        return from_first(found, trainer.world_size)
 
     def show(self, trainer: pl.Trainer, what: str, picture: Image.Image, caption: str = "") -> None:
         """Keep a picture as `<name>-<what>.png`, and under `<name>/<what>` in the loggers."""

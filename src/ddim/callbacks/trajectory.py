@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ddim.callbacks.generation import Sampling, sampling_context
+from ddim.callbacks.generation import Sampling, in_batches, sampling_context
 from ddim.callbacks.progress import GridProgress
 from ddim.callbacks.study import Study, point_key
 from ddim.data import to_uint8
@@ -113,13 +113,16 @@ class Trajectory(Study):
         progress: GridProgress,
     ) -> tuple[Tensor, Tensor]:
         """Mean squared errors (steps,) and the pictures (len(kept), num_images, C, H, W) of the steps that are kept."""
-        errors, parts = torch.zeros(point.nfe, dtype=torch.float64), []
-        for indices in torch.arange(self.num_images).split(self.sampling.batch_size):
+
+        def work(indices: Tensor) -> tuple[Tensor, Tensor]:
             with sampling_context(trainer, module):
-                squared, pictures = follow(module, point, indices, self.sampling, kept)
+                return follow(module, point, indices, self.sampling, kept)
+
+        errors, parts = torch.zeros(point.nfe, dtype=torch.float64), []
+        for squared, pictures in in_batches(self.sampling, torch.arange(self.num_images), work):
             errors += squared
             parts.append(pictures)
-            progress.advance(len(indices))
+            progress.advance(pictures.shape[1])
         return errors / self.num_images, torch.cat(parts, dim=1)
 
     def _draw(self, trainer: pl.Trainer, point: GridPoint, pictures: Mapping[int, Tensor]) -> None:

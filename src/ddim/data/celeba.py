@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
+import tempfile
 import urllib.request
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 from ddim.data.cifar10 import network_timeout
 from ddim.data.decoding import RESIZE_FILTERS, Decoder
 from ddim.data.image_folder import find_images, split_by_hash
+from ddim.data.locking import locked
 from ddim.data.options import Options
 from ddim.data.splits import ON_BAD_IMAGE, FileSplit
 from ddim.errors import UserError
@@ -109,8 +112,20 @@ class CelebA:
                 urllib.request.urlopen("https://drive.google.com", timeout=NETWORK_TIMEOUT_SECONDS).close()
                 from torchvision.datasets import CelebA as TorchvisionCelebA
 
-                self.root.mkdir(parents=True, exist_ok=True)
-                TorchvisionCelebA(str(self.root), download=True)
+                target = self.root / TorchvisionCelebA.base_folder
+                target.mkdir(parents=True, exist_ok=True)
+                with locked(self.root), tempfile.TemporaryDirectory(dir=self.root, prefix=".download-") as work:
+                    if self._find_folder() is not None:
+                        return  # another process was faster
+                    unpacked = Path(work) / TorchvisionCelebA.base_folder
+                    unpacked.mkdir()
+                    for path in target.iterdir():  # an archive that was put there is not downloaded again
+                        (unpacked / path.name).symlink_to(path.resolve())
+                    TorchvisionCelebA(work, download=True)
+                    # The images come last: whoever sees them sees all of them, and the lists.
+                    new = [path for path in unpacked.iterdir() if not path.is_symlink()]
+                    for path in sorted(new, key=Path.is_dir):
+                        os.replace(path, target / path.name)
         except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
             reason = " ".join(str(error).strip("<>").split()) or type(error).__name__
             raise self._missing(f"the download failed: {reason}") from error

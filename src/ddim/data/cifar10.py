@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ddim.data.locking import locked
 from ddim.data.options import Options
 from ddim.data.splits import ArraySplit
 from ddim.errors import UserError
@@ -43,7 +44,11 @@ class Cifar10:
         cifar10 = _torchvision_cifar10()
         folder, archive = self.root / cifar10.base_folder, self.root / cifar10.filename
         needed = [name for name, _ in [*cifar10.train_list, *cifar10.test_list]] + [cifar10.meta["filename"]]
-        if all((folder / name).is_file() for name in needed):
+
+        def complete() -> bool:
+            return all((folder / name).is_file() for name in needed)
+
+        if complete():
             return
         from torchvision.datasets.utils import check_integrity
 
@@ -53,7 +58,9 @@ class Cifar10:
             raise self._missing(f"{archive.name} {state} and dataset.download=false")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.root, prefix=".download-") as work:
+            with locked(self.root), tempfile.TemporaryDirectory(dir=self.root, prefix=".download-") as work:
+                if complete():
+                    return  # another process was faster
                 if have_archive:
                     (Path(work) / archive.name).symlink_to(archive.resolve())
                 with network_timeout(NETWORK_TIMEOUT_SECONDS):

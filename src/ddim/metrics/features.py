@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class FeatureExtractor(nn.Module):
         self.provenance: dict[str, Any] = {"features": name, "dim": dim, **provenance}
         # Follows .to(device), so that extractors without parameters know their device as well.
         self.register_buffer("_device", torch.empty(0), persistent=False)
+        # How many images fit into memory at once, once that is known.
+        self._at_once: int | None = None
 
     def train(self, mode: bool = True) -> FeatureExtractor:
         """Stays in eval mode: a parent module that switches to training must not change the features."""
@@ -94,9 +99,32 @@ class FeatureExtractor(nn.Module):
             )
         # A caller may have switched an inner module, which does not pass through train().
         self.eval()
+        parts: list[Features] = []
+        start = 0
+        while start < len(images) or not parts:
+            part = self._extract_if_it_fits(images[start : start + (self._at_once or max(1, len(images)))])
+            if part is not None:
+                parts.append(part)
+                start += len(part)
+        return parts[0] if len(parts) == 1 else Features.cat(parts)
+
+    def _extract_if_it_fits(self, images: Tensor) -> Features | None:
+        """None, and smaller parts from then on, where memory runs out. Raises OutOfMemoryError for a single image."""
         device = self._device.device
-        with torch.no_grad(), full_float32(device.type):
-            return self.extract(images.to(device))
+        try:
+            with torch.no_grad(), full_float32(device.type):
+                return self.extract(images.to(device))
+        except torch.OutOfMemoryError:
+            if len(images) <= 1:
+                raise
+        # Outside the handler, whose exception refers to what was allocated.
+        self._at_once = len(images) // 2
+        logger.warning(
+            "Out of memory for %s features of %d images: %d at a time.", self.name, len(images), self._at_once
+        )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
 
     def extract(self, images: Tensor) -> Features:
         raise NotImplementedError

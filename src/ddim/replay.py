@@ -1,0 +1,65 @@
+"""Command lines that are kept with a run, and an evaluation that is found again to go on with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from ddim.checkpoint import OVERRIDES_FILE
+from ddim.cli import quoted
+from ddim.errors import UserError
+from ddim.results import write_atomically
+
+CONFIG_FILE = "config.yaml"
+
+
+def save_command(cfg: DictConfig, directory: Path, **resolved: str) -> None:
+    """Keep the configuration and the overrides of this command in `directory`.
+
+    resolved: keys whose value today need not be their value at a resumption, such as `checkpoint=latest`.
+    """
+    dropped = {"resume", *resolved}
+    kept = [text for text in HydraConfig.get().overrides.task if text.lstrip("+").partition("=")[0] not in dropped]
+    kept += [f"{key}={quoted(value)}" for key, value in resolved.items()]
+    # The overrides come last: a directory that has them has the configuration.
+    write_atomically((directory / CONFIG_FILE, OmegaConf.to_yaml(cfg).encode()))
+    write_atomically((directory / OVERRIDES_FILE, OmegaConf.to_yaml(OmegaConf.create(kept)).encode()))
+
+
+def find_evaluation(source: str, output_dir: Path) -> Path:
+    """The directory of an evaluation that `resume=` names: `latest` is the one that was started or resumed last.
+
+    Raises:
+        UserError: there is none.
+    """
+    if source == "latest":
+        found = [path for path in output_dir.glob(f"evaluate/*/{OVERRIDES_FILE}") if _is_evaluation(path.parent)]
+        if not found:
+            raise UserError(
+                f"resume=latest: no evaluation under {output_dir}/evaluate has begun; start one without resume=."
+            )
+        return max(found, key=lambda path: (path.stat().st_mtime, str(path))).parent
+    directory = Path(source).expanduser()
+    if not _is_evaluation(directory):
+        raise UserError(
+            f"resume={source} is not the directory of an evaluation that has begun; "
+            f"give one of those in {output_dir}/evaluate, or latest."
+        )
+    return directory
+
+
+def _is_evaluation(directory: Path) -> bool:
+    if not (directory / OVERRIDES_FILE).is_file():
+        return False
+    try:
+        config = yaml.safe_load((directory / CONFIG_FILE).read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(config, dict) and "evaluation" in config
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
