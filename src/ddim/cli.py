@@ -5,6 +5,7 @@ Light on purpose: nothing here imports torch, so that `--help` and shell complet
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
+from hydra.types import RunMode
 
 from ddim.errors import UserError
+from ddim.processes import say_error
 
 # A list for these is one grid in one process; elsewhere `a,b,c` keeps Hydra's meaning, a multirun.
 GRID_KEYS = (
@@ -32,18 +36,27 @@ GRID_KEYS = (
 # Groups that take keys no file in conf/ lists: any argument of Lightning's Trainer (checked by name later), and in
 # evaluate.py what the checkpoint supplies.
 TRAINER = ("trainer",)
+MULTIRUN = ("-m", "--multirun")
 SUPPLIED = ("dataset", "denoiser", "schedule")
 
 
 def exit_with_sentence(task: Callable[[], Any]) -> Any:
-    """Run `task`; a `UserError` becomes one sentence on stderr and exit status 2 (HYDRA_FULL_ERROR=1: a traceback)."""
+    """Run `task`; a `UserError` becomes one sentence on stderr and exit status 2 (HYDRA_FULL_ERROR=1: a traceback).
+
+    In a job of a sweep it stays an exception: `ddim.sweep` says it and lets the other jobs go on.
+    """
     try:
         return task()
     except UserError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or in_sweep():
             raise
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         sys.exit(2)
+
+
+def in_sweep() -> bool:
+    """Whether this is a job of a Hydra multirun."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def training_arguments(arguments: Sequence[str]) -> list[str]:
@@ -74,8 +87,41 @@ def training_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def evaluation_arguments(arguments: Sequence[str]) -> list[str]:
-    """The command line of evaluate.py as Hydra gets it: grids as lists, additions allowed."""
-    return _additions(_grids_as_lists(arguments), TRAINER + SUPPLIED)
+    """The command line of evaluate.py as Hydra gets it: grids as lists, additions allowed.
+
+    All jobs of a sweep take the checkpoint that is the newest now, whenever they start.
+
+    Raises:
+        UserError: a sweep has no checkpoint to begin with, or its launcher is not installed.
+    """
+    rewritten = _additions(_grids_as_lists(arguments), TRAINER + SUPPLIED)
+    _check_launcher(rewritten)
+    options = [argument for argument in rewritten if argument.startswith("-")]
+    if not options or not all(option in MULTIRUN for option in options):
+        return rewritten
+    if _value_of("checkpoint", rewritten) not in (None, "latest") or _is_swept("checkpoint", rewritten):
+        return rewritten
+    from ddim.checkpoint import latest_checkpoint
+
+    newest = latest_checkpoint(Path(_value_of("output_dir", rewritten) or "outputs"))
+    kept = [argument for argument in rewritten if _key(argument) != "checkpoint"]
+    return [*kept, f"checkpoint={_quoted(str(newest))}"]
+
+
+def _check_launcher(arguments: Sequence[str]) -> None:
+    """Hydra knows a launcher only where its plugin is installed."""
+    launcher = _value_of("hydra/launcher", arguments) or "basic"
+    plugin = {"joblib": "joblib", "submitit": "submitit", "slurm": "submitit"}.get(launcher.partition("_")[0])
+    module = f"hydra_{plugin}_launcher"
+    if plugin is not None and not _installed(f"hydra_plugins.{module}"):
+        raise UserError(f"hydra/launcher={launcher} needs the package {module}: pip install -e '.[cluster]'")
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
 
 
 def _additions(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
@@ -90,7 +136,7 @@ def _additions(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
 
 def _grids_as_lists(arguments: Sequence[str]) -> list[str]:
     """`sampler.steps=10,20,50` -> `sampler.steps=[10,20,50]`, unless this is a multirun, whose sweeps these are."""
-    if any(argument in ("-m", "--multirun") for argument in arguments):
+    if any(argument in MULTIRUN for argument in arguments):
         return list(arguments)
     return [_as_list(argument) if _key(argument) in GRID_KEYS else argument for argument in arguments]
 
@@ -120,10 +166,15 @@ def _key(argument: str) -> str | None:
 def _value_of(key: str, arguments: Sequence[str]) -> str | None:
     for argument in reversed(arguments):
         override = _parse(argument)
-        if override is not None and override.key_or_group == key:
+        if override is not None and override.key_or_group == key and not override.is_sweep_override():
             value = override.value()
             return None if value is None else str(value.text if isinstance(value, QuotedString) else value)
     return None
+
+
+def _is_swept(key: str, arguments: Sequence[str]) -> bool:
+    overrides = [_parse(argument) for argument in arguments]
+    return any(o is not None and o.key_or_group == key and o.is_sweep_override() for o in overrides)
 
 
 def _quoted(text: str) -> str:

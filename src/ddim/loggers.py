@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from ddim.errors import UserError
+from ddim.processes import place
 
 if TYPE_CHECKING:
     from ddim.config import LoggerConfig
@@ -25,10 +26,12 @@ def build_loggers(
 ) -> list[Logger]:
     """Loggers that write under `directory`. A directory that already has a W&B run goes on in that run.
 
+    Of several processes only the first one has any.
+
     Raises:
         UserError: `logger=tensorboard` without tensorboard.
     """
-    if config.name == "none":
+    if config.name == "none" or not place().first:
         return []
     # A resumed run gets a new version_N folder: CSVLogger deletes the metrics of a folder it finds.
     loggers: list[Logger] = [CSVLogger(directory, name="csv")]

@@ -23,13 +23,15 @@ from ddim.build import (
     training_callbacks,
 )
 from ddim.checkpoint import LAST, OVERRIDES_FILE, read_config
+from ddim.cli import in_sweep
 from ddim.comparison import compare, render_comparison, show_comparison, write_comparison
-from ddim.config import build_schedule, evaluation_config, training_config
+from ddim.config import TrainConfig, build_schedule, evaluation_config, training_config
 from ddim.denoisers.pretrained import UNSTATED, read_checkpoint
 from ddim.errors import UserError
 from ddim.lit_module import DenoisingModule
 from ddim.loggers import build_loggers
 from ddim.paper import TABLES
+from ddim.processes import first_is_ready, one_fate, wait_for_first
 from ddim.studies import build_studies
 from ddim.subject import open_subject
 from ddim.terminal import Terminal
@@ -53,6 +55,7 @@ def train(cfg: DictConfig) -> float | None:
     if config.resume is not None:
         _check_same_network(Path(config.resume), description)
 
+    wait_for_first()
     datamodule = load_data(config.dataset, config, **asdict(config.loader))
     schedule = build_schedule(config.schedule)
     denoiser = new_denoiser(config.denoiser, datamodule)
@@ -74,7 +77,7 @@ def train(cfg: DictConfig) -> float | None:
         ),
     )
     log.info(
-        "Training %s (%s parameters) on %s: %s images of %sx%sx%s. Everything goes to %s",
+        "Training %s (%s parameters) on %s: %s images of %sx%sx%s, %s a step. Everything goes to %s",
         config.denoiser["name"],
         f"{_count(denoiser):,}",
         datamodule.name,
@@ -82,11 +85,14 @@ def train(cfg: DictConfig) -> float | None:
         datamodule.channels,
         datamodule.resolution,
         datamodule.resolution,
+        _images_per_step(config, trainer),
         directory,
     )
     if trainer.is_global_zero:
         _save_command(cfg, directory)
-    trainer.fit(module, datamodule, ckpt_path=config.resume, weights_only=True)
+    first_is_ready()
+    with one_fate(trainer):
+        trainer.fit(module, datamodule, ckpt_path=config.resume, weights_only=True)
     _finish(trainer)
     last = directory / "checkpoints" / LAST
     log.info("Trained to step %d. Checkpoint: %s", trainer.global_step, last if last.is_file() else "none")
@@ -115,6 +121,7 @@ def evaluate(cfg: DictConfig) -> None:
     # Refuses bad arguments before any work.
     build_trainer(config.trainer, directory, logger=False, enable_progress_bar=False)
 
+    wait_for_first()
     datamodule = load_data(
         config.dataset,
         config,
@@ -160,7 +167,9 @@ def evaluate(cfg: DictConfig) -> None:
         ", ".join(study.plan() for study in studies),
         directory,
     )
-    trainer.test(module, datamodule, verbose=False)
+    first_is_ready()
+    with one_fate(trainer):
+        trainer.test(module, datamodule, verbose=False)
     table = None if config.table is None else TABLES[config.table]
     records = [] if table is None else compare(table, [row for study in studies for row in study.records()])
     if table is not None and trainer.is_global_zero:
@@ -170,7 +179,9 @@ def evaluate(cfg: DictConfig) -> None:
     if trainer.is_global_zero:
         terminal = Terminal()
         for study in studies:
-            study.report(terminal)
+            # The grids of a sweep's jobs make one table in the end.
+            if not (in_sweep() and study.name == "grid"):
+                study.report(terminal)
         if table is not None:
             render_comparison(table, records, terminal)
             terminal.say(f"Table     {directory / f'{table.name}.csv'}")
@@ -204,7 +215,7 @@ def _finish(trainer: pl.Trainer) -> None:
 
 def _quiet() -> None:
     """Messages that repeat what is configured or recommend what does not apply here."""
-    for name in ("pytorch_lightning", "lightning.pytorch"):
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for pattern in (
         ".*LeafSpec.* is deprecated.*",
@@ -213,9 +224,19 @@ def _quiet() -> None:
         ".*The number of training batches.*is smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*The dirpath has changed from.*",
+        ".*torch.distributed.nn.functional.all_gather is deprecated.*",
         ".*You're resuming from a checkpoint that ended before the epoch ended.*",
     ):
         warnings.filterwarnings("ignore", pattern)
+
+
+def _images_per_step(config: TrainConfig, trainer: pl.Trainer) -> str:
+    """ "128", or "1,024 (128 on each of 8 devices)"."""
+    accumulated = config.trainer.get("accumulate_grad_batches") or 1
+    factors = [f"on each of {trainer.world_size} devices"] * (trainer.world_size > 1)
+    factors += [f"in each of {accumulated} batches"] * (accumulated > 1)
+    total = config.loader.batch_size * accumulated * trainer.world_size
+    return f"{total:,}" + (f" ({config.loader.batch_size} {' and '.join(factors)})" if factors else "")
 
 
 def _count(denoiser: torch.nn.Module) -> int:

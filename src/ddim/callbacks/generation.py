@@ -6,16 +6,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from ddim.diffusion import NoiseSource
+from ddim.errors import SharedError, UserError
 from ddim.grid import GridPoint
 from ddim.lit_module import DenoisingModule
 from ddim.metrics import FeatureExtractor, Features
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,40 @@ def sampling_context(trainer: pl.Trainer, module: pl.LightningModule) -> Iterato
         module.train(was_training)
 
 
+def failing_together(gathering: Callable[..., Result]) -> Callable[..., Result]:
+    """For a function of (trainer, ...) that works alone and at its end gathers once from all processes.
+
+    A `UserError` of one process takes the place of what it would have given, and all raise it: none waits in vain.
+    """
+
+    @wraps(gathering)
+    def together(trainer: pl.Trainer, *args: Any, **kwargs: Any) -> Result:
+        try:
+            return gathering(trainer, *args, **kwargs)
+        except SharedError:
+            raise
+        except UserError as error:
+            if trainer.world_size == 1:
+                raise
+            gather_objects(error, trainer.world_size)
+            raise
+
+    return together
+
+
+def gather_objects(mine: Any, world_size: int) -> list[Any]:
+    """What every process gives, by rank, on all. Raises `SharedError` where one of them gives a `UserError`."""
+    everyone: list[Any] = [mine]
+    if world_size > 1:
+        everyone = [None] * world_size
+        torch.distributed.all_gather_object(everyone, mine)
+    for given in everyone:
+        if isinstance(given, UserError):
+            raise SharedError(str(given)) from given
+    return everyone
+
+
+@failing_together
 def generate(
     trainer: pl.Trainer,
     module: DenoisingModule,
@@ -88,11 +126,7 @@ def generate(
 
 def _gather(local: tuple[Features, Tensor, float] | None, world_size: int) -> Generation:
     """Rank r holds samples r, r + W, ...: interleave them again."""
-    everyone: list[Any] = [local]
-    if world_size > 1:
-        everyone = [None] * world_size
-        torch.distributed.all_gather_object(everyone, local)
-    present = [part for part in everyone if part is not None]
+    present = [part for part in gather_objects(local, world_size) if part is not None]
     features = Features.cat([part[0] for part in present])
     order = _interleaving([len(part[0]) for part in present])
     images = torch.cat([part[1] for part in present])

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from ddim.callbacks.generation import Sampling, sampling_context
+from ddim.callbacks.generation import Sampling, failing_together, gather_objects, sampling_context
 from ddim.callbacks.progress import GridProgress
 from ddim.callbacks.study import Study
 from ddim.data import to_model_space, to_uint8
@@ -94,7 +94,7 @@ class Reconstruction(Study):
         with GridProgress(len(self.points), enabled=self.show_progress and trainer.is_global_zero) as progress:
             for point in self.points:
                 progress.start_point(f"S {point.steps}", self.num_images)
-                trip = self._gather(self._round_trip(trainer, module, point, progress), trainer.world_size)
+                trip = self._shared_trip(trainer, module, point, progress)
                 pictures[point] = trip.shown
                 self.rows.append(
                     {
@@ -114,6 +114,15 @@ class Reconstruction(Study):
                 )
         if trainer.is_global_zero:
             self._show_all(trainer, pictures)
+
+    def _shared_trip(
+        self, trainer: pl.Trainer, module: DenoisingModule, point: GridPoint, progress: GridProgress
+    ) -> RoundTrip:
+        @failing_together
+        def together(trainer: pl.Trainer) -> RoundTrip:
+            return self._gather(self._round_trip(trainer, module, point, progress), trainer.world_size)
+
+        return together(trainer)
 
     def _round_trip(
         self, trainer: pl.Trainer, module: DenoisingModule, point: GridPoint, progress: GridProgress
@@ -143,10 +152,7 @@ class Reconstruction(Study):
 
     def _gather(self, local: RoundTrip, world_size: int) -> RoundTrip:
         """All images in order, on every process; the seconds are those of the slowest."""
-        everyone: list[Any] = [local]
-        if world_size > 1:
-            everyone = [None] * world_size
-            torch.distributed.all_gather_object(everyone, local)
+        everyone = gather_objects(local, world_size)
         numbers = torch.cat([part.numbers for part in everyone])
         order = numbers.argsort()
         if numbers[order].tolist() != list(range(self.num_images)):
