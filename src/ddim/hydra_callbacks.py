@@ -80,7 +80,7 @@ class Sweep(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         if not _reports(config):
             return
-        document: dict[str, Any] = {"state": "finished"}
+        document: dict[str, Any] = {"state": "finished", "status": 0}
         if job_return.status == JobStatus.FAILED:
             error = job_return._return_value
             known = isinstance(error, UserError)

@@ -77,7 +77,7 @@ def train(cfg: DictConfig) -> float | None:
         ),
     )
     log.info(
-        "Training %s (%s parameters) on %s: %s images of %sx%sx%s, %s a step. Everything goes to %s",
+        "Training %s (%s parameters) on %s: %s images of %sx%sx%s, %s. Everything goes to %s",
         config.denoiser["name"],
         f"{_count(denoiser):,}",
         datamodule.name,
@@ -231,12 +231,12 @@ def _quiet() -> None:
 
 
 def _images_per_step(config: TrainConfig, trainer: pl.Trainer) -> str:
-    """ "128", or "1,024 (128 on each of 8 devices)"."""
+    """ "128 a step", or "1,024 a step (128 on each of 8 devices)"."""
     accumulated = config.trainer.get("accumulate_grad_batches") or 1
     factors = [f"on each of {trainer.world_size} devices"] * (trainer.world_size > 1)
     factors += [f"in each of {accumulated} batches"] * (accumulated > 1)
     total = config.loader.batch_size * accumulated * trainer.world_size
-    return f"{total:,}" + (f" ({config.loader.batch_size} {' and '.join(factors)})" if factors else "")
+    return f"{total:,} a step" + (f" ({config.loader.batch_size} {' and '.join(factors)})" if factors else "")
 
 
 def _count(denoiser: torch.nn.Module) -> int:

@@ -43,11 +43,10 @@ class Job:
 
     def describe(self) -> str:
         """ "job 3 (sampler.eta=1 sampler.steps=10) failed: ..." """
-        text = (
-            f"{self.name}{f' ({self.overrides})' if self.overrides else ''} {'' if self.state == 'failed' else 'is '}"
-        )
+        name = f"{self.name} ({self.overrides})" if self.overrides else self.name
+        verb = "" if self.state == "failed" else "is "
         found = f", {self.points} results so far" if self.points and self.state == "not finished" else ""
-        return f"{text}{self.state}{found}{f': {self.sentence}' if self.sentence else ''}"
+        return f"{name} {verb}{self.state}{found}{f': {self.sentence}' if self.sentence else ''}"
 
 
 def is_sweep(directory: Path) -> bool:
