@@ -6,6 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from ddim.cli import evaluation_arguments, exit_with_sentence
+from ddim.hydra_callbacks import finish_broken_sweep
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -17,4 +18,7 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     sys.argv[1:] = exit_with_sentence(lambda: evaluation_arguments(sys.argv[1:]))
-    main()
+    try:
+        main()
+    finally:
+        finish_broken_sweep()

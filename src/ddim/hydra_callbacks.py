@@ -6,7 +6,6 @@ does not stop the others, and the results of all are collected at the end.
 
 from __future__ import annotations
 
-import atexit
 import json
 import logging.config
 import os
@@ -70,8 +69,7 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         exit_with_sentence(_refuse_sweep_of_many)
         self.directory = Path(config.hydra.sweep.dir).absolute()
-        # A launcher that breaks (a worker is killed) raises, and Hydra then never calls `on_multirun_end`.
-        atexit.register(self._finish)
+        _begun.append(self)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         if _reports(config):
@@ -95,7 +93,7 @@ class Sweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         try:
-            status = self._finish()
+            status = self.finish()
         except Exception:
             # Hydra would make a warning of it.
             traceback.print_exc()
@@ -103,15 +101,26 @@ class Sweep(Callback):
         if status:
             sys.exit(status)
 
-    def _finish(self) -> int:
-        """Collect, print, and return the exit status of the sweep. Only once."""
-        atexit.unregister(self._finish)
-        if self.directory is None:
-            return 0
+    def finish(self) -> int:
+        """Collect, print, and return the exit status of the sweep."""
+        _begun.clear()
+        assert self.directory is not None
         from ddim.collect import collect, collect_and_report, failures
 
         collection = collect_and_report(self.directory) if self.collect else collect([self.directory])
         return failures(collection)
+
+
+_begun: list[Sweep] = []
+
+
+def finish_broken_sweep() -> None:
+    """Collect what there is of a sweep whose launcher has raised, as when a worker is killed.
+
+    Hydra does not call `on_multirun_end` then.
+    """
+    for sweep in list(_begun):
+        sweep.finish()
 
 
 def _refuse_sweep_of_many() -> None:
