@@ -5,7 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from ddim.cli import evaluation_arguments, exit_with_sentence
+from ddim.cli import evaluation_arguments, exit_with_sentence, sweep_arguments
 from ddim.hydra_callbacks import finish_broken_sweep
 
 
@@ -17,7 +17,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = exit_with_sentence(lambda: evaluation_arguments(sys.argv[1:]))
+    sys.argv[1:] = exit_with_sentence(lambda: sweep_arguments(evaluation_arguments(sys.argv[1:])))
     try:
         main()
     finally:

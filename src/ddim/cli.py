@@ -87,24 +87,26 @@ def training_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def evaluation_arguments(arguments: Sequence[str]) -> list[str]:
-    """The command line of evaluate.py as Hydra gets it: grids as lists, additions allowed.
+    """The command line of evaluate.py as Hydra gets it: grids as lists, additions allowed."""
+    return _additions(_grids_as_lists(arguments), TRAINER + SUPPLIED)
 
-    All jobs of a sweep take the checkpoint that is the newest now, whenever they start.
+
+def sweep_arguments(arguments: Sequence[str]) -> list[str]:
+    """The same for a multirun: all its jobs take the checkpoint that is the newest now, whenever they start.
 
     Raises:
         UserError: a sweep has no checkpoint to begin with, or its launcher is not installed.
     """
-    rewritten = _additions(_grids_as_lists(arguments), TRAINER + SUPPLIED)
-    _check_launcher(rewritten)
-    options = [argument for argument in rewritten if argument.startswith("-")]
+    _check_launcher(arguments)
+    options = [argument for argument in arguments if argument.startswith("-")]
     if not options or not all(option in MULTIRUN for option in options):
-        return rewritten
-    if _value_of("checkpoint", rewritten) not in (None, "latest") or _is_swept("checkpoint", rewritten):
-        return rewritten
+        return list(arguments)
+    if _value_of("checkpoint", arguments) not in (None, "latest") or _is_swept("checkpoint", arguments):
+        return list(arguments)
     from ddim.checkpoint import latest_checkpoint
 
-    newest = latest_checkpoint(Path(_value_of("output_dir", rewritten) or "outputs"))
-    kept = [argument for argument in rewritten if _key(argument) != "checkpoint"]
+    newest = latest_checkpoint(Path(_value_of("output_dir", arguments) or "outputs"))
+    kept = [argument for argument in arguments if _key(argument) != "checkpoint"]
     return [*kept, f"checkpoint={_quoted(str(newest))}"]
 
 

@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from ddim.cli import evaluation_arguments
+from ddim.cli import sweep_arguments
 from ddim.errors import UserError
 from ddim.hydra_callbacks import Sweep
 from ddim.results import read_results
@@ -124,10 +124,10 @@ def test_a_failing_training_job_does_not_stop_a_sweep(run_script, workplace, tin
 def test_all_jobs_take_the_checkpoint_that_is_the_newest_at_the_start(workplace, trained_run):
     (workplace / "outputs").symlink_to(trained_run.parent.parent)
     newest = "outputs/train/" + trained_run.name + "/checkpoints/last.ckpt"
-    assert evaluation_arguments(["-m", "seed=0,1"]) == ["-m", "seed=0,1", f"checkpoint='{newest}'"]
-    assert evaluation_arguments(["-m", "checkpoint=latest"]) == ["-m", f"checkpoint='{newest}'"]
+    assert sweep_arguments(["-m", "seed=0,1"]) == ["-m", "seed=0,1", f"checkpoint='{newest}'"]
+    assert sweep_arguments(["-m", "checkpoint=latest"]) == ["-m", f"checkpoint='{newest}'"]
     for arguments in (["-m", "checkpoint=a,b"], ["-m", "checkpoint=a"], ["seed=0"], ["-m", "--cfg", "job"], ["--help"]):
-        assert evaluation_arguments(arguments) == arguments
+        assert sweep_arguments(arguments) == arguments
 
 
 def test_a_sweep_without_a_checkpoint_starts_no_job(run_script, workplace):
@@ -140,8 +140,8 @@ def test_a_launcher_that_is_not_installed_names_the_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for launcher in ("joblib", "submitit_local", "slurm_gpu"):
         with pytest.raises(UserError, match=rf"hydra/launcher={launcher} needs .*\[cluster\]"):
-            evaluation_arguments(["-m", f"hydra/launcher={launcher}"])
-    assert evaluation_arguments(["hydra/launcher=basic"]) == ["hydra/launcher=basic"]
+            sweep_arguments(["-m", f"hydra/launcher={launcher}"])
+    assert sweep_arguments(["hydra/launcher=basic"]) == ["hydra/launcher=basic"]
 
 
 @pytest.mark.parametrize(("name", "tasks"), [("slurm_gpu", 1), ("slurm_node", 8)])
