@@ -5,7 +5,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from ddim.cli import evaluation_arguments, exit_with_sentence
+from ddim.cli import evaluation_arguments, exit_with_sentence, sweep_arguments
+from ddim.hydra_callbacks import finish_broken_sweep
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -16,5 +17,8 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = exit_with_sentence(lambda: evaluation_arguments(sys.argv[1:]))
-    exit_with_sentence(main)
+    sys.argv[1:] = exit_with_sentence(lambda: sweep_arguments(evaluation_arguments(sys.argv[1:])))
+    try:
+        exit_with_sentence(main)
+    finally:
+        finish_broken_sweep()

@@ -50,6 +50,7 @@ from ddim.metrics import (
     load_published_statistics,
     reference_statistics,
 )
+from ddim.processes import place
 from ddim.results import Floor
 from ddim.signals import StopRequest
 
@@ -250,6 +251,7 @@ def _published(path: Path, dim: int) -> ReferenceStatistics:
 
 def build_trainer(arguments: Mapping[str, Any], directory: Path, **managed: Any) -> pl.Trainer:
     """Lightning's Trainer with the user's arguments. Raises `UserError` where this machine cannot do them."""
+    arguments = _for_processes(arguments)
     try:
         trainer = pl.Trainer(
             **{"enable_model_summary": False, **arguments},
@@ -259,7 +261,7 @@ def build_trainer(arguments: Mapping[str, Any], directory: Path, **managed: Any)
             # The data room splits by index; Lightning's own sampler repeats images to fill the ranks.
             use_distributed_sampler=False,
         )
-    except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
+    except (ValueError, TypeError, RuntimeError, pl.utilities.exceptions.MisconfigurationException) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         named = [key for key in arguments if re.search(rf"\b{key}\b", reason) and key not in DEVICE_ARGUMENTS]
         if named:
@@ -279,6 +281,25 @@ def build_trainer(arguments: Mapping[str, Any], directory: Path, **managed: Any)
             "take one device per job, or leave -m out (lists are then one grid)."
         )
     return trainer
+
+
+def _for_processes(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The Trainer's arguments with as many devices as torchrun or srun started processes.
+
+    Without them each process would do all the work, as if it were alone.
+    """
+    here = place()
+    if not here.started_alike:
+        return dict(arguments)
+    counts = {"devices": here.world_size // here.num_nodes, "num_nodes": here.num_nodes}
+    typed = {text.lstrip("+").partition("=")[0] for text in HydraConfig.get().overrides.task}
+    for key, count in counts.items():
+        if f"trainer.{key}" in typed and arguments[key] not in (count, "auto"):
+            raise UserError(
+                f"trainer.{key}={arguments[key]} does not fit the {here.world_size} processes on {here.num_nodes} "
+                f"machines that {here.started_by} started; leave it out or take trainer.{key}={count}."
+            )
+    return {**arguments, **counts}
 
 
 def _device(trainer: Mapping[str, Any]) -> str:

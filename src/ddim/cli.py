@@ -6,6 +6,7 @@ Light on purpose: nothing here imports torch, so that `--help` and shell complet
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import signal
 import sys
@@ -14,11 +15,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
+from hydra.types import RunMode
 
 from ddim.errors import UserError
+from ddim.processes import say_error
 from ddim.signals import Stopped
 
 # A list for these is one grid in one process; elsewhere `a,b,c` keeps Hydra's meaning, a multirun.
@@ -35,6 +39,7 @@ GRID_KEYS = (
 # Groups that take keys no file in conf/ lists: any argument of Lightning's Trainer (checked by name later), and in
 # evaluate.py what the checkpoint supplies.
 TRAINER = ("trainer",)
+MULTIRUN = ("-m", "--multirun")
 SUPPLIED = ("dataset", "denoiser", "schedule")
 # The folders of conf/.
 GROUPS = (
@@ -46,7 +51,8 @@ GROUPS = (
 def exit_with_sentence(task: Callable[[], Any]) -> Any:
     """Run `task`; what ends it early becomes one sentence on stderr and an exit status.
 
-    A `UserError`: status 2 (HYDRA_FULL_ERROR=1: a traceback). A signal: 128 + its number.
+    A `UserError`: status 2 (HYDRA_FULL_ERROR=1: a traceback). A signal: 128 + its number. In a job of a sweep a
+    `UserError` stays an exception: `ddim.hydra_callbacks` says it and lets the other jobs go on.
     """
     try:
         return task()
@@ -57,10 +63,15 @@ def exit_with_sentence(task: Callable[[], Any]) -> Any:
         print("Stopped by Ctrl-C before the work began.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except UserError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or in_sweep():
             raise
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         sys.exit(2)
+
+
+def in_sweep() -> bool:
+    """Whether this is a job of a Hydra multirun."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def training_arguments(arguments: Sequence[str]) -> list[str]:
@@ -157,7 +168,7 @@ def _directory_under_slurm(arguments: Sequence[str]) -> list[str]:
 
 
 def _is_multirun(arguments: Sequence[str]) -> bool:
-    return any(argument in ("-m", "--multirun") for argument in arguments)
+    return any(argument in MULTIRUN for argument in arguments)
 
 
 def _check_options(arguments: Sequence[str]) -> None:
@@ -173,6 +184,41 @@ def _check_options(arguments: Sequence[str]) -> None:
             named = isinstance(value, str)
         if not named:
             raise UserError(f"{argument} names no option of {override.key_or_group}; `--help` lists them.")
+
+
+def sweep_arguments(arguments: Sequence[str]) -> list[str]:
+    """The same for a multirun: all its jobs take the checkpoint that is the newest now, whenever they start.
+
+    Raises:
+        UserError: a sweep has no checkpoint to begin with, or its launcher is not installed.
+    """
+    _check_launcher(arguments)
+    options = [argument for argument in arguments if argument.startswith("-")]
+    if not options or not all(option in MULTIRUN for option in options):
+        return list(arguments)
+    if _value_of("checkpoint", arguments) not in (None, "latest") or _is_swept("checkpoint", arguments):
+        return list(arguments)
+    from ddim.checkpoint import latest_checkpoint
+
+    newest = latest_checkpoint(Path(_value_of("output_dir", arguments) or "outputs"))
+    kept = [argument for argument in arguments if _key(argument) != "checkpoint"]
+    return [*kept, f"checkpoint={quoted(str(newest))}"]
+
+
+def _check_launcher(arguments: Sequence[str]) -> None:
+    """Hydra knows a launcher only where its plugin is installed."""
+    launcher = _value_of("hydra/launcher", arguments) or "basic"
+    plugin = {"joblib": "joblib", "submitit": "submitit", "slurm": "submitit"}.get(launcher.partition("_")[0])
+    module = f"hydra_{plugin}_launcher"
+    if plugin is not None and not _installed(f"hydra_plugins.{module}"):
+        raise UserError(f"hydra/launcher={launcher} needs the package {module}: pip install -e '.[cluster]'")
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
 
 
 def _additions(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
@@ -219,10 +265,15 @@ def _value_of(key: str, arguments: Sequence[str]) -> str | None:
         if not argument.lstrip("+").startswith(key):  # parsing takes milliseconds
             continue
         override = _parse(argument)
-        if override is not None and override.key_or_group == key:
+        if override is not None and override.key_or_group == key and not override.is_sweep_override():
             value = override.value()
             return None if value is None else str(value.text if isinstance(value, QuotedString) else value)
     return None
+
+
+def _is_swept(key: str, arguments: Sequence[str]) -> bool:
+    overrides = [_parse(argument) for argument in arguments]
+    return any(o is not None and o.key_or_group == key and o.is_sweep_override() for o in overrides)
 
 
 def quoted(text: str) -> str:

@@ -50,6 +50,25 @@ def image_grid(images: torch.Tensor | np.ndarray, columns: int, scale: int | Non
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
+def cut_grid(picture: Image.Image, height: int, width: int, count: int) -> np.ndarray:
+    """The first `count` images of a picture that `image_grid` drew at its default scale: uint8 (count, C, H, W).
+
+    height, width: of one image. Raises ValueError where the picture cannot be such a grid of that many.
+    """
+    scale = math.ceil(_VISIBLE / min(height, width))
+    gap = max(2, scale)
+    columns, rest = divmod(picture.width + gap, width * scale + gap)
+    rows, below = divmod(picture.height + gap, height * scale + gap)
+    if rest or below or not 0 < count <= columns * rows:
+        raise ValueError(f"a picture of {picture.size} pixels is not a grid of {count} images of {width}x{height}")
+    pixels = np.asarray(picture)[..., None] if picture.mode == "L" else np.asarray(picture.convert("RGB"))
+    images = []
+    for number in range(count):
+        top, left = number // columns * (height * scale + gap), number % columns * (width * scale + gap)
+        images.append(pixels[top : top + height * scale : scale, left : left + width * scale : scale])
+    return np.stack(images).transpose(0, 3, 1, 2)
+
+
 def sample_sheet(
     images_by_point: Mapping[tuple[str, int], torch.Tensor | np.ndarray], title: str | None = None
 ) -> Image.Image:

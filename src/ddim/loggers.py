@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from ddim.errors import UserError
 from ddim.files import write_atomically
+from ddim.processes import place
 
 if TYPE_CHECKING:
     from ddim.config import LoggerConfig
@@ -75,10 +76,12 @@ def build_loggers(
 ) -> list[Logger]:
     """Loggers that write under `directory`. A directory that already has a W&B run goes on in that run.
 
+    Of several processes only the first one has any.
+
     Raises:
         UserError: `logger=tensorboard` without tensorboard.
     """
-    if config.name == "none":
+    if config.name == "none" or not place().first:
         return []
     # A resumed run gets a new version_N folder: CSVLogger deletes the metrics of a folder it finds.
     loggers: list[Logger] = [MetricsFile(directory, name="csv")]

@@ -1,6 +1,7 @@
 """The files of an evaluation (results.csv, results.json) and its terminal table.
 
-The records themselves live in `ddim.records` and are importable from here as well.
+The records themselves live in `ddim.records` and are importable from here as well. `python -m ddim.results DIR ...`
+collects the results of evaluations and of sweeps (`ddim.collect`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import io
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -201,3 +203,9 @@ def _provenance_line(row: GridResult) -> str:
     source = [row.reference_source, None if row.reference_images is None else f"{row.reference_images} images"]
     known = ", ".join(text for text in source if text)
     return " | ".join(parts) + (f" ({known})" if known else "") + (f" | device {row.device}" if row.device else "")
+
+
+if __name__ == "__main__":
+    from ddim.collect import main
+
+    sys.exit(main())

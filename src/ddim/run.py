@@ -29,6 +29,7 @@ from ddim.build import (
 )
 from ddim.callbacks import Resumption, SignalHandlers
 from ddim.checkpoint import LAST, OVERRIDES_FILE, check_resumable, raw_overrides, read_config
+from ddim.cli import in_sweep
 from ddim.comparison import compare, render_comparison, show_comparison, write_comparison
 from ddim.config import TrainConfig, build_schedule, evaluation_config, training_config
 from ddim.data.locking import locked
@@ -39,6 +40,7 @@ from ddim.fingerprint import tensors_sha256
 from ddim.lit_module import DenoisingModule
 from ddim.loggers import build_loggers
 from ddim.paper import TABLES
+from ddim.processes import first_is_ready, one_fate, wait_for_first
 from ddim.replay import save_command
 from ddim.signals import Stopped, StopRequest, resume_command
 from ddim.studies import build_studies
@@ -78,6 +80,7 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
     if resume is not None:
         _check_same_network(Path(resume), description)
 
+    wait_for_first()
     datamodule = load_data(config.dataset, config, **asdict(config.loader))
     schedule = build_schedule(config.schedule)
     denoiser = new_denoiser(config.denoiser, datamodule)
@@ -99,7 +102,7 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
         ),
     )
     log.info(
-        "Training %s (%s parameters) on %s: %s images of %sx%sx%s. Everything goes to %s",
+        "Training %s (%s parameters) on %s: %s images of %sx%sx%s, %s. Everything goes to %s",
         config.denoiser["name"],
         f"{_count(denoiser):,}",
         datamodule.name,
@@ -107,12 +110,14 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
         datamodule.channels,
         datamodule.resolution,
         datamodule.resolution,
+        _images_per_step(config, trainer),
         directory,
     )
     if trainer.is_global_zero:
         remove_unfinished(directory)
         save_command(cfg, directory)
-    with _closing(trainer, stop):
+    first_is_ready()
+    with _closing(trainer, stop), one_fate(trainer):
         trainer.fit(module, datamodule, ckpt_path=resume, weights_only=True)
     _finish(trainer)
     last = directory / "checkpoints" / LAST
@@ -150,6 +155,7 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
     # Refuses bad arguments before any work.
     build_trainer(config.trainer, directory, logger=False, enable_progress_bar=False)
 
+    wait_for_first()
     datamodule = load_data(
         config.dataset,
         config,
@@ -203,8 +209,10 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
         ", ".join(study.plan() for study in studies),
         directory,
     )
+    first_is_ready()
+    alone = locked(directory, wait=False) if trainer.is_global_zero else nullcontext()
     try:
-        with locked(directory, wait=False) if trainer.is_global_zero else nullcontext(), _closing(trainer, stop):
+        with alone, _closing(trainer, stop), one_fate(trainer):
             if trainer.is_global_zero:
                 save_command(cfg, directory, checkpoint=subject.origin)
             trainer.test(module, datamodule, verbose=False)
@@ -223,7 +231,9 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
             study.forget_partial()
         terminal = Terminal()
         for study in studies:
-            study.report(terminal)
+            # The grids of a sweep's jobs make one table in the end.
+            if not (in_sweep() and study.name == "grid"):
+                study.report(terminal)
         if table is not None:
             render_comparison(table, records, terminal)
             terminal.say(f"Table     {directory / f'{table.name}.csv'}")
@@ -317,7 +327,7 @@ def _finish(trainer: pl.Trainer) -> None:
 
 def _quiet() -> None:
     """Messages that repeat what is configured or recommend what does not apply here."""
-    for name in ("pytorch_lightning", "lightning.pytorch"):
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for pattern in (
         ".*LeafSpec.* is deprecated.*",
@@ -326,9 +336,19 @@ def _quiet() -> None:
         ".*The number of training batches.*is smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*The dirpath has changed from.*",
+        ".*torch.distributed.nn.functional.all_gather is deprecated.*",
         ".*You're resuming from a checkpoint that ended before the epoch ended.*",
     ):
         warnings.filterwarnings("ignore", pattern)
+
+
+def _images_per_step(config: TrainConfig, trainer: pl.Trainer) -> str:
+    """ "128 a step", or "1,024 a step (128 on each of 8 devices)"."""
+    accumulated = config.trainer.get("accumulate_grad_batches") or 1
+    factors = [f"on each of {trainer.world_size} devices"] * (trainer.world_size > 1)
+    factors += [f"in each of {accumulated} batches"] * (accumulated > 1)
+    total = config.loader.batch_size * accumulated * trainer.world_size
+    return f"{total:,} a step" + (f" ({config.loader.batch_size} {' and '.join(factors)})" if factors else "")
 
 
 def _count(denoiser: torch.nn.Module) -> int:

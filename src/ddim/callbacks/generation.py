@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ddim.callbacks.partial import Known, Partial, Samples
 from ddim.diffusion import NoiseSource
-from ddim.errors import UserError
+from ddim.errors import SharedError, UserError
 from ddim.grid import GridPoint
 from ddim.lit_module import DenoisingModule
 from ddim.metrics import FeatureExtractor, Features
@@ -103,6 +104,40 @@ def _attempt(work: Callable[[Tensor], T], batch: Tensor) -> tuple[Any, str | Non
         return None, str(error).partition("\n")[0].partition(". ")[0]
 
 
+def failing_together(gathering: Callable[..., T]) -> Callable[..., T]:
+    """For a function of (trainer, ...) that works alone and at its end gathers once from all processes.
+
+    A `UserError` of one process takes the place of what it would have given, and all raise it: none waits in vain.
+    """
+
+    @wraps(gathering)
+    def together(trainer: pl.Trainer, *args: Any, **kwargs: Any) -> T:
+        try:
+            return gathering(trainer, *args, **kwargs)
+        except SharedError:
+            raise
+        except UserError as error:
+            if trainer.world_size == 1:
+                raise
+            gather_objects(error, trainer.world_size)
+            raise
+
+    return together
+
+
+def gather_objects(mine: Any, world_size: int) -> list[Any]:
+    """What every process gives, by rank, on all. Raises `SharedError` where one of them gives a `UserError`."""
+    everyone: list[Any] = [mine]
+    if world_size > 1:
+        everyone = [None] * world_size
+        torch.distributed.all_gather_object(everyone, mine)
+    for given in everyone:
+        if isinstance(given, UserError):
+            raise SharedError(str(given)) from given
+    return everyone
+
+
+@failing_together
 def generate(
     trainer: pl.Trainer,
     module: DenoisingModule,
@@ -170,20 +205,12 @@ def generate(
 
 def from_first(value: T, world_size: int) -> T:
     """On every process the first one's value. All must call it."""
-    if world_size == 1:
-        return value
-    everyone: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(everyone, value)
-    return everyone[0]
+    return gather_objects(value, world_size)[0]
 
 
 def _gather(samples: Samples | None, seconds: float, earlier: float, num_samples: int, world_size: int) -> Generation:
     """Everybody's samples in order, on every process. `earlier` are the seconds of other attempts."""
-    local = (samples, seconds, earlier)
-    everyone: list[Any] = [local]
-    if world_size > 1:
-        everyone = [None] * world_size
-        torch.distributed.all_gather_object(everyone, local)
+    everyone = gather_objects((samples, seconds, earlier), world_size)
     whole = Samples.cat([part for part, _, _ in everyone if part is not None])
     order = whole.indices.argsort()
     if not torch.equal(whole.indices[order], torch.arange(num_samples)):

@@ -12,7 +12,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from ddim.callbacks.generation import Sampling, in_batches, sampling_context
+from ddim.callbacks.generation import (
+    Sampling,
+    failing_together,
+    gather_objects,
+    in_batches,
+    sampling_context,
+)
 from ddim.callbacks.progress import GridProgress
 from ddim.callbacks.resumption import Finished
 from ddim.callbacks.study import Study, device_name
@@ -103,7 +109,7 @@ class Reconstruction(Study):
                 known = finished.get(point)
                 if known is None:
                     progress.start_point(f"S {point.steps}", self.num_images)
-                    trip = self._gather(self._round_trip(trainer, module, point, progress), trainer.world_size)
+                    trip = self._shared_trip(trainer, module, point, progress)
                     known = Finished(self._measured(trip, module), trip.shown)
                     if self.resumption is not None and self.source is not None and trainer.is_global_zero:
                         self.resumption.save(self.name, wanted[point], known)
@@ -142,6 +148,15 @@ class Reconstruction(Study):
             "device": device_name(module.device),
         }
 
+    def _shared_trip(
+        self, trainer: pl.Trainer, module: DenoisingModule, point: GridPoint, progress: GridProgress
+    ) -> RoundTrip:
+        @failing_together
+        def together(trainer: pl.Trainer) -> RoundTrip:
+            return self._gather(self._round_trip(trainer, module, point, progress), trainer.world_size)
+
+        return together(trainer)
+
     def _round_trip(
         self, trainer: pl.Trainer, module: DenoisingModule, point: GridPoint, progress: GridProgress
     ) -> RoundTrip:
@@ -168,10 +183,7 @@ class Reconstruction(Study):
 
     def _gather(self, local: RoundTrip, world_size: int) -> RoundTrip:
         """All images in order, on every process; the seconds are those of the slowest."""
-        everyone: list[Any] = [local]
-        if world_size > 1:
-            everyone = [None] * world_size
-            torch.distributed.all_gather_object(everyone, local)
+        everyone = gather_objects(local, world_size)
         numbers = torch.cat([part.numbers for part in everyone])
         order = numbers.argsort()
         if numbers[order].tolist() != list(range(self.num_images)):
