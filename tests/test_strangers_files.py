@@ -291,7 +291,7 @@ def test_a_damaged_command_line_is_one_sentence(run, text):
 
 
 def test_the_groups_are_the_folders_of_the_configuration():
-    assert set(GROUPS) == {path.name for path in (REPOSITORY / "conf").iterdir() if path.is_dir()}
+    assert set(GROUPS) == {path.name for path in (REPOSITORY / "conf").iterdir() if path.is_dir()} - {"hydra"}
 
 
 @pytest.mark.parametrize(("how", "guarded"), [("..", True), ("elsewhere", True), ("..", False)])
@@ -324,7 +324,7 @@ def test_the_best_score_of_an_own_run_is_remembered(tmp_path):
     assert before.state_key == ModelCheckpoint(tmp_path, monitor="val/loss").state_key
 
 
-@pytest.mark.parametrize("text", ["../../x", "a/b", "", "x" * 200, "a\nb", "$(x)"])
+@pytest.mark.parametrize("text", ["../../x", "a/b", "x" * 200, "a\nb", "$(x)"])
 def test_the_wandb_id_of_a_run_is_no_path(workplace, text):
     (workplace / "wandb_run_id").write_text(text)
     with pytest.raises(UserError, match="wandb_run_id holds no id"):
