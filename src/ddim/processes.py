@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 MEETING = timedelta(minutes=10)
 # One process may prepare a large data set while the others wait.
 PREPARATION = timedelta(days=2)
-# How long a process that sees the connection break waits for the one that has failed to say why.
-GRACE = 3.0
+# How long a process that sees the connection break waits for the one that has failed to say why, and how long one that
+# finds something wrong waits for the first one to find the same.
+GRACE, PATIENCE = 3.0, 15.0
+GONE = "the first process has ended"
 # Lightning takes a SLURM shell for a single process by these names of the job.
 INTERACTIVE = ("bash", "interactive")
 
@@ -121,10 +123,10 @@ def say_error(error: UserError) -> None:
     here = place()
     if here.first:
         print(f"error: {error}", file=sys.stderr, flush=True)
-    elif not isinstance(error, SharedError):
-        # Where the first one has found the same, it has said so by then and this process has been ended.
-        time.sleep(GRACE)
+        _note_failure(str(error))
+    elif not isinstance(error, SharedError) and _noted_failure(PATIENCE) not in (str(error), GONE):
         print(f"error (process {here.rank}): {error}", file=sys.stderr, flush=True)
+        _note_failure(str(error))
 
 
 @contextmanager
@@ -146,9 +148,12 @@ def one_fate(trainer: pl.Trainer) -> Iterator[None]:
                 process.kill()
             if status is not None:
                 sys.exit(status)
-        elif trainer.world_size > 1 and not isinstance(error, UserError):
-            # Longer than the first process waits for this one.
-            time.sleep(2 * GRACE)
+        elif not isinstance(error, UserError):
+            if _noted_failure(GRACE) is not None:
+                sys.exit(2)
+            if place().started_by == "lightning":
+                # The first process ends this one if it is itself what has failed, and by then it has.
+                time.sleep(2 * GRACE)
         raise
 
 
@@ -163,6 +168,30 @@ def _failure(processes: list[Any], seconds: float) -> int | None:
         if time.monotonic() >= until or None not in codes:
             return None
         time.sleep(0.05)
+
+
+def _note_failure(sentence: str) -> None:
+    with suppress(RuntimeError, UserError):
+        if place().started_alike:
+            _store().set("failure", sentence)
+
+
+def _noted_failure(seconds: float) -> str | None:
+    """What another of the processes that were started alike has said before it ended; None if none has by then.
+
+    GONE where the first one, at which they meet, is no longer there.
+    """
+    if not place().started_alike:
+        return None
+    import torch.distributed as dist
+
+    try:
+        _store().wait(["failure"], timedelta(seconds=seconds))
+        return str(_store().get("failure").decode())
+    except (dist.DistNetworkError, UserError):
+        return GONE
+    except RuntimeError:  # it is not there in time
+        return None
 
 
 @lru_cache(maxsize=1)

@@ -227,6 +227,14 @@ def test_one_failing_process_ends_both_with_its_sentence(run_process, workplace,
     assert "Traceback" not in outcome.errors, outcome.errors
 
 
+def test_one_failing_process_of_torchrun_ends_both(workplace, trained_run):
+    script = patched(workplace, "evaluate.py", FAILING.replace("METHOD", "test_step"))
+    done = torchrun(str(script), f"checkpoint={trained_run}", *EVALUATION, "logger=none")
+    # One traceback is torchrun's own.
+    assert done.returncode != 0 and done.stderr.count("Traceback (most") == 1, done.stderr
+    assert done.stderr.count("error (process 1): the second half is missing.") == 1, done.stderr
+
+
 def test_what_all_processes_of_torchrun_find_wrong_is_said_once(workplace, trained_run):
     done = torchrun(
         str(REPOSITORY / "evaluate.py"), f"checkpoint={trained_run}", "trainer.devices=3", "trainer.accelerator=cpu"
