@@ -6,6 +6,7 @@ A checkpoint is a Lightning checkpoint with one more entry, plain data under `CH
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,24 +77,25 @@ def resolve_checkpoint(source: str | None, output_dir: Path, key: str = "checkpo
         raise UserError(f"{key}=null names none; give latest, a run directory or a .ckpt file.")
     if source == "latest":
         return latest_checkpoint(output_dir)
-    if (
-        key == "resume"
-        and (Path(source) / OVERRIDES_FILE).is_file()
-        and not (Path(source) / "checkpoints" / LAST).is_file()
-    ):
-        command = shlex.join(["python", "train.py", *raw_overrides(Path(source))])
-        raise UserError(
-            f"resume={source}: that run was stopped before anything was saved; start anew with `{command}`."
-        )
     try:
         return find_checkpoint(source)
     except UserError as error:
+        # os.path answers False where a path cannot be; Path would raise.
+        if key == "resume" and os.path.isfile(os.path.join(source, OVERRIDES_FILE)):
+            command = shlex.join(["python", "train.py", *raw_overrides(Path(source))])
+            raise UserError(
+                f"resume={source}: that run was stopped before anything was saved; start anew with `{command}`."
+            ) from error
         raise UserError(f"{key}={source}: {error}") from error
 
 
 def raw_overrides(directory: Path) -> list[str]:
     """The command line that a run was started with, for showing it; `ddim.stored_overrides` checks what is replayed."""
-    return list(yaml.safe_load((directory / OVERRIDES_FILE).read_text()) or [])
+    try:
+        stored = yaml.safe_load((directory / OVERRIDES_FILE).read_text())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        stored = None
+    return [str(text) for text in stored] if isinstance(stored, list) else []
 
 
 def run_directory(checkpoint: Path) -> Path:

@@ -203,7 +203,7 @@ def test_other_weights_under_the_same_path_are_other_numbers(run_script, workpla
         (("resume=nowhere",), "resume=nowhere is not the directory of an evaluation that has begun"),
         (("resume={run}",), "is not the directory of an evaluation that has begun"),
         (("-m", "resume=latest", "sampler.steps=2,3"), "hydra.sweep.dir=DIR"),
-        (("resume=damaged",), "damaged/overrides.yaml"),
+        (("resume=damaged",), "resume=damaged: overrides.yaml cannot be read"),
         (("evaluation.partial_every_seconds=-1", "checkpoint={run}"), "evaluation.partial_every_seconds=-1"),
     ],
 )
