@@ -28,7 +28,12 @@ SIZES = {
 def row(table: str = "cifar10_table1", **changes: Any) -> dict[str, Any]:
     """A record that reproduces the paper's settings."""
     paper = TABLES[table]
-    measured = {"frechet_distance": 13.5, "num_samples": 50_000, "features": "inception-v3-compat"}
+    measured = {
+        "frechet_distance": 13.5,
+        "num_samples": 50_000,
+        "features": "inception-v3-compat",
+        "reference_split": "train",
+    }
     if paper.metric == "mse_per_dimension":
         measured = {"mse_per_dimension": 0.015, "num_images": 10_000}
     settings = {
@@ -80,6 +85,8 @@ def test_cells_that_the_paper_leaves_empty_are_not_sampled():
     assert [(point.eta, point.steps) for point in table.wanted(points)] == [(0.0, 10), (1.0, 10), (1.0, 1000)]
     own = grid_points(LINEAR, steps=[30, 1000], etas=[0.0, 0.7], tau="linear")
     assert [(p.eta, p.steps) for p in table.wanted(own)] == [(0.0, 30), (0.7, 30), (0.7, 1000)]
+    hat = grid_points(LINEAR, steps=[10, 1000], etas=[0.0, "sigma_hat"], tau="linear")
+    assert [(p.variance, p.steps) for p in table.wanted(hat)] == [("eta", 10), ("sigma_hat", 10), ("sigma_hat", 1000)]
     alone = grid_points(LINEAR, steps=1000, etas=0.0, tau="linear")
     assert table.wanted(alone) == alone
     whole = grid_points(LINEAR, steps=[10, 1000], etas=[0.0, "sigma_hat"], tau="linear")
@@ -105,7 +112,14 @@ def test_the_papers_own_settings_are_comparable(name):
         ("cifar10_table1", {"compute_precision": "bf16-mixed"}, "precision bf16-mixed (the paper: 32-true)"),
         ("cifar10_table1", {"schedule": "cosine()"}, f"schedule cosine() (the paper: {SCHEDULE})"),
         ("cifar10_table1", {"reference_split": "test"}, "reference test (the paper: train)"),
+        (
+            "cifar10_table1",
+            {"reference_split": None, "reference_source": "stats.npz"},
+            "reference stats.npz (the paper: train)",
+        ),
+        ("cifar10_table1", {"reference_split": None}, "reference unknown (the paper: train)"),
         ("cifar10_table2", {"num_images": 100}, "images 100 (the paper: 10,000)"),
+        ("cifar10_table2", {"tau": "explicit"}, "tau explicit (the paper: linear or quadratic)"),
     ],
 )
 def test_what_differs_is_said(table, changes, said):
@@ -136,6 +150,7 @@ def test_differences_from_the_paper_are_saved_and_printed(tmp_path):
     write_comparison(tmp_path, table, records)
     with open(tmp_path / "cifar10_table1.csv") as stream:
         saved = list(csv.DictReader(stream))
+    assert saved[0]["weights"] == "ema" and saved[0]["num_samples"] == "50000" and saved[0]["schedule"] == SCHEDULE
     assert saved[0]["paper"] == "13.36" and float(saved[0]["difference"]) == pytest.approx(0.14)
     assert saved[0]["comparable"] == "true" and saved[3]["measured"] == saved[3]["difference"] == ""
     assert saved[4]["not_comparable_because"] == "weights raw (the paper: ema)"

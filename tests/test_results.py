@@ -311,6 +311,7 @@ def test_significant_digits(value: float | None, text: str) -> None:
         ("resize", "bilinear"),
         ("reference", "00ff"),
         ("compute_precision", "bf16-mixed"),
+        ("preprocessing", "0123456789abcdef"),
         ("clip_denoised", True),
     ],
 )

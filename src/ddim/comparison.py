@@ -16,7 +16,7 @@ from ddim.terminal import Terminal
 
 
 def compare(table: PaperTable, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One record per result: the settings, `measured`, `paper`, `difference`, and why the two may not be compared.
+    """One record per result: its row, `measured`, `paper`, `difference`, and why the two may not be compared.
 
     rows: records of an evaluation's parts as their files hold them; those without the table's metric are left out.
     `paper` and `difference` are None where the paper has no number for these settings.
@@ -31,11 +31,7 @@ def compare(table: PaperTable, rows: Iterable[Mapping[str, Any]]) -> list[dict[s
         records.append(
             {
                 "table": table.name,
-                "eta": row["eta"],
-                "variance": row["variance"],
-                "tau": row["tau"],
-                "steps": row["steps"],
-                "nfe": row["nfe"],
+                **row,
                 "measured": measured,
                 "paper": published,
                 "difference": measured - published if known else None,
@@ -53,7 +49,7 @@ def write_comparison(directory: Path, table: PaperTable, records: Sequence[Mappi
 
 def show_comparison(trainer: pl.Trainer, table: PaperTable, records: Sequence[Mapping[str, Any]]) -> None:
     """The same as a table in the loggers."""
-    columns = list(dict.fromkeys(key for record in records for key in record))
+    columns = [key for key in dict.fromkeys(key for record in records for key in record) if key != "timesteps"]
     show_table(trainer, f"table/{table.name}", columns, [[record[key] for key in columns] for record in records])
 
 

@@ -159,6 +159,11 @@ def plan(sampler: SamplerConfig, evaluation: EvaluationConfig, schedule: NoiseSc
             schedule, "evaluation.consistency"
         )
         if len({point.steps for point in points["consistency"]}) < 2:
+            if not isinstance(sampler.tau, str) and points["consistency"][0].tau == "explicit":
+                raise UserError(
+                    f"sampler.tau={sampler.tau} is one sequence; evaluation=consistency compares at least two numbers "
+                    "of steps, for example sampler.tau=linear sampler.steps=10,20,50."
+                )
             raise UserError(
                 f"sampler.steps={sampler.steps} is one number of steps; evaluation=consistency compares at least two, "
                 "for example sampler.steps=10,20,50."

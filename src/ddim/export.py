@@ -26,11 +26,11 @@ from ddim.denoisers.pretrained import UNSTATED, WEIGHTS, Pretrained, open_pretra
 from ddim.denoisers.unet import UNet
 from ddim.diffusion import NoiseSchedule
 from ddim.errors import UserError
+from ddim.paper import OFFICIAL_SCHEDULE
 from ddim.paths import usable_path
 
 # diffusers notes here which version wrote a file; this is the oldest one our tests accept.
 DIFFUSERS_VERSION = "0.35.0"
-DEFAULT_SCHEDULE = {"name": "linear", "num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
 # What diffusers fixes in the schedule it calls squaredcos_cap_v2.
 DIFFUSERS_COSINE = {"s": 0.008, "max_beta": 0.999}
 
@@ -58,7 +58,7 @@ def export(pretrained: Pretrained, directory: Path, weights: str = "ema") -> lis
     texts = {
         Path(INDEX): pipeline_index(),
         MODEL / CONFIG: unet_config(unet, label),
-        SCHEDULER_CONFIGS[0]: scheduler_config(pretrained.schedule or DEFAULT_SCHEDULE),
+        SCHEDULER_CONFIGS[0]: scheduler_config(pretrained.schedule or OFFICIAL_SCHEDULE),
     }
     target = usable_path(directory, "DIR").resolve()
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
@@ -138,8 +138,8 @@ def scheduler_config(description: Mapping[str, Any]) -> dict[str, Any]:
         "thresholding": False,
         "rescale_betas_zero_snr": False,
         "beta_schedule": "linear",
-        "beta_start": DEFAULT_SCHEDULE["beta_start"],
-        "beta_end": DEFAULT_SCHEDULE["beta_end"],
+        "beta_start": OFFICIAL_SCHEDULE["beta_start"],
+        "beta_end": OFFICIAL_SCHEDULE["beta_end"],
         "trained_betas": None,
     }
     parameters = {key: value for key, value in schedule.params.items() if key != "num_timesteps"}
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     if pretrained.schedule is None:
-        print(f"{pretrained.origin} does not state its schedule: took the linear one of DDPM, {DEFAULT_SCHEDULE}.")
+        print(f"{pretrained.origin} does not state its schedule: took the linear one of DDPM, {OFFICIAL_SCHEDULE}.")
     print(f"Wrote the {pretrained.select(options.weights)} weights of {pretrained.origin}:")
     for file in files:
         print(f"  {file}")

@@ -11,17 +11,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ddim.checkpoint import GROUPS, latest_checkpoint
+from ddim.data.build import DATASETS
 from ddim.denoisers.pretrained import Pretrained, open_pretrained
 from ddim.denoisers.torch_file import printable
 from ddim.errors import UserError
-from ddim.paper import TABLES
+from ddim.paper import OFFICIAL_SCHEDULE, TABLES
 
 log = logging.getLogger(__name__)
 
 MAX_DEPTH = 5
-
-# What the official releases were trained with; their files do not say it.
-OFFICIAL_SCHEDULE = {"name": "linear", "num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
 
 
 def open_subject(cfg: DictConfig) -> Pretrained:
@@ -52,6 +50,7 @@ def open_subject(cfg: DictConfig) -> Pretrained:
     OmegaConf.set_struct(cfg, False)
     for group in GROUPS:
         cfg[group] = _overlaid(group, stated[group], cfg.get(group), pretrained.origin)
+    _in_miniature(cfg)
     return pretrained
 
 
@@ -72,10 +71,20 @@ def _dataset_of_the_table(cfg: DictConfig, pretrained: Pretrained) -> dict[str, 
             f"checkpoint={cfg.checkpoint} does not say which images {pretrained.origin} was trained on; add "
             "dataset=cifar10, dataset=celeba, or dataset=image_folder dataset.root=DIR."
         )
+    return _option("dataset", table.configuration)
+
+
+def _in_miniature(cfg: DictConfig) -> None:
+    """`dataset.table` goes with the data set, also of a checkpoint that was written before there was one."""
+    option = _option("dataset", str(cfg.dataset.name)) if cfg.dataset.get("name") in DATASETS else {}
+    if "table" in option and "table" not in cfg.dataset:
+        cfg.dataset.table = option["table"]
+
+
+def _option(group: str, name: str) -> dict[str, Any]:
+    """The file of conf/ that `group=name` composes."""
     (folder,) = [Path(source.path) for source in HydraConfig.get().runtime.config_sources if source.provider == "main"]
-    group = OmegaConf.load(folder / "dataset" / f"{table.configuration}.yaml")
-    assert isinstance(group, DictConfig)
-    container = OmegaConf.to_container(group)
+    container = OmegaConf.to_container(OmegaConf.load(folder / group / f"{name}.yaml"))
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 

@@ -198,6 +198,8 @@ EVALUATION: dict[str, tuple[str, ...]] = {
     "evaluation.weights=none_such": (r"evaluation\.weights=none_such", "raw"),
     "evaluation.reference_split=none_such": (r"evaluation\.reference_split=none_such", "train"),
     "evaluation.parts=none_such": (r"evaluation\.parts=none_such", "grid", "reconstruction"),
+    "dataset.label=cifar10": (r"dataset\.label=cifar10", "another data set"),
+    "evaluation=consistency sampler.tau=[0,100,999]": (r"sampler\.tau=\[0, 100, 999\]", "one sequence"),
     "evaluation.parts=[]": (r"evaluation\.parts=\[\]", "grid"),
     "evaluation.parts=grid,grid": (r"evaluation\.parts", "twice"),
     "evaluation=reconstruction evaluation.reconstruction.num_images=0": (r"num_images=0", "at least 1"),

@@ -100,6 +100,8 @@ class Consistency(Study):
                             (reference.first_images, reference.features.features),
                         ),
                         "features": features_name(self.extractor),
+                        "resize": self.extractor.provenance.get("resize"),
+                        "reference_timesteps": largest.timesteps,
                         "seconds": generation.seconds,
                     }
                     mse = significant(self.found[point]["mse"], 3)
@@ -155,7 +157,7 @@ class Consistency(Study):
             self.show(trainer, f"images{self.suffix(order[0])}", picture, "the same x_T at every S")
             self.show(trainer, f"distance{self.suffix(order[0])}", self._figure(groups))
         rows = self.records()
-        columns = [column for column in rows[0] if column != "timesteps"]
+        columns = [column for column in rows[0] if "timesteps" not in column]
         show_table(trainer, f"{self.name}/results", columns, [[row[column] for column in columns] for row in rows])
         show_summary(trainer, self._summary())
 

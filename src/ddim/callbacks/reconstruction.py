@@ -27,6 +27,7 @@ from ddim.diffusion import encode
 from ddim.grid import GridPoint
 from ddim.labelled_rows import labelled_rows
 from ddim.lit_module import DenoisingModule
+from ddim.metrics import preprocessing_hash
 from ddim.records import significant
 from ddim.rows import write_rows
 from ddim.show import show_summary, show_table
@@ -110,7 +111,7 @@ class Reconstruction(Study):
                 if known is None:
                     progress.start_point(f"S {point.steps}", self.num_images)
                     trip = self._shared_trip(trainer, module, point, progress)
-                    known = Finished(self._measured(trip, module), trip.shown)
+                    known = Finished(self._measured(trip, module, trainer.world_size), trip.shown)
                     if self.resumption is not None and self.source is not None and trainer.is_global_zero:
                         self.resumption.save(self.name, wanted[point], known)
                 pictures[point] = known.images
@@ -119,6 +120,7 @@ class Reconstruction(Study):
                     "encode_nfe": point.nfe,
                     "num_images": self.num_images,
                     "split": self.split,
+                    "preprocessing": None if self.source is None else preprocessing_hash(self.source),
                     **known.row,
                 }
                 self.rows.append(row)
@@ -141,11 +143,11 @@ class Reconstruction(Study):
         }
 
     @staticmethod
-    def _measured(trip: RoundTrip, module: DenoisingModule) -> dict[str, Any]:
+    def _measured(trip: RoundTrip, module: DenoisingModule, processes: int) -> dict[str, Any]:
         return {
             "mse_per_dimension": trip.errors.mean().item(),
             "seconds": trip.seconds,
-            "device": device_name(module.device),
+            "device": device_name(module.device, processes),
         }
 
     def _shared_trip(

@@ -100,7 +100,7 @@ class Study(pl.Callback):
             "clip_denoised": point.clip_denoised,
             "schedule": describe_schedule(module.schedule),
             "compute_precision": str(trainer.precision),
-            "device": device_name(module.device),
+            "device": device_name(module.device, trainer.world_size),
         }
 
     def depends_on(self, point: GridPoint, trainer: pl.Trainer, module: DenoisingModule) -> dict[str, Any]:
@@ -163,8 +163,12 @@ def point_key(point: GridPoint | GridResult) -> str:
     return f"{sampler}/{point.tau}/steps{point.steps:04d}"
 
 
-def device_name(device: torch.device) -> str:
+def device_name(device: torch.device, processes: int = 1) -> str:
     """The hardware that a time was measured on."""
+    return _one_device(device) + (f" x {processes}" if processes > 1 else "")
+
+
+def _one_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":

@@ -54,6 +54,10 @@ def build_datamodule(
     random_flip = options.boolean("random_flip", name in _PHOTOGRAPHS)
     label = options.text("label", None)
     options.finish()
+    if label in DATASETS and label != name:
+        raise UserError(
+            f"dataset.label={label} is the name of another data set than dataset.name={name}; take one of its own"
+        )
     return ImageDataModule(
         source,
         name=label or name,

@@ -5,7 +5,12 @@ from ddim.metrics.extractors import FEATURES, build_extractor
 from ddim.metrics.features import FeatureExtractor, Features, extract_features
 from ddim.metrics.moments import RunningMoments
 from ddim.metrics.neighbours import nearest_neighbours
-from ddim.metrics.reference import ReferenceStatistics, load_published_statistics, reference_statistics
+from ddim.metrics.reference import (
+    ReferenceStatistics,
+    load_published_statistics,
+    preprocessing_hash,
+    reference_statistics,
+)
 
 __all__ = [
     "FEATURES",
@@ -20,5 +25,6 @@ __all__ = [
     "frechet_distance",
     "load_published_statistics",
     "nearest_neighbours",
+    "preprocessing_hash",
     "reference_statistics",
 ]

@@ -66,8 +66,13 @@ class ReferenceStatistics:
         """
         if not {"data", "extractor"} <= self.provenance.keys():
             return None
-        treatment = {key: value for key, value in self.provenance["data"].items() if key not in IMAGE_IDENTITY}
-        return _short_hash({"data": treatment, "extractor": self.provenance["extractor"]})
+        return preprocessing_hash(self.provenance["data"], self.provenance["extractor"])
+
+
+def preprocessing_hash(data: Mapping[str, Any], extractor: Mapping[str, Any] | None = None) -> str:
+    """A short hash of how images (by their data set's provenance), and features of them, were made from files."""
+    treatment = {key: value for key, value in data.items() if key not in IMAGE_IDENTITY}
+    return _short_hash({"data": treatment} | ({} if extractor is None else {"extractor": extractor}))
 
 
 def reference_statistics(

@@ -16,6 +16,8 @@ from typing import Any
 from ddim.grid import GridPoint
 
 FID_SAMPLES = 50_000
+# What the published networks were trained with; their files do not say it.
+OFFICIAL_SCHEDULE = {"name": "linear", "num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
 SCHEDULE = "linear(num_timesteps=1000, beta_start=0.0001, beta_end=0.02)"
 
 
@@ -51,8 +53,7 @@ class PaperTable:
         The row of the larger variance stands beside both ways to sample it: the paper's definition ("sigma_hat") and
         the official code's ("sigma_hat_official").
         """
-        row = str(float(eta)) if variance == "eta" else "sigma_hat"
-        return self.values.get((row, steps))
+        return self.values.get((_row(eta, variance), steps))
 
     def wanted(self, points: Sequence[GridPoint]) -> list[GridPoint]:
         """`points` without those whose η and S the table has but whose cell it leaves empty (DDIM at S=1000 on LSUN).
@@ -66,7 +67,7 @@ class PaperTable:
             for point in points
             if self.value(point.eta, point.variance, point.steps) is not None
             or point.steps not in steps
-            or (point.variance == "eta" and str(float(point.eta)) not in rows)
+            or _row(point.eta, point.variance) not in rows
         ]
         return kept or list(points)
 
@@ -76,14 +77,15 @@ class PaperTable:
             "data set": (self.dataset, row["dataset"]),
             "weights": ("ema", row["weights"]),
             "schedule": (SCHEDULE, row["schedule"]),
-            "tau": (self.tau, row["tau"]),
+            "tau": (self.tau or ("linear or quadratic" if row["tau"] == "explicit" else None), row["tau"]),
             "clip_denoised": (False, row["clip_denoised"]),
             "precision": ("32-true", row["compute_precision"]),
         }
         if self.metric == "frechet_distance":
             needed["samples"] = (FID_SAMPLES, row["num_samples"])
             needed["features"] = ("inception-v3-compat", row["features"])
-            needed["reference"] = ("train", row.get("reference_split") or "train")
+            # Published statistics do not say which images, cropped how, they are of.
+            needed["reference"] = ("train", row.get("reference_split") or row.get("reference_source") or "unknown")
         else:
             needed["images"] = (10_000, row["num_images"])
         return [
@@ -91,6 +93,10 @@ class PaperTable:
             for name, (there, here) in needed.items()
             if there is not None and there != here
         ]
+
+
+def _row(eta: float, variance: str) -> str:
+    return str(float(eta)) if variance == "eta" else "sigma_hat"
 
 
 def _text(value: Any) -> str:
