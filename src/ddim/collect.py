@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -286,3 +287,7 @@ def _is_collected(directory: Path) -> bool:
         return "collected" in read_results(directory).extra
     except UserError:
         return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,7 +11,7 @@ import io
 import json
 import math
 import os
-import sys
+import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -206,6 +206,5 @@ def _provenance_line(row: GridResult) -> str:
 
 
 if __name__ == "__main__":
-    from ddim.collect import main
-
-    sys.exit(main())
+    # Run and not imported: what collects results stands above what a result is.
+    runpy.run_module("ddim.collect", run_name="__main__")
