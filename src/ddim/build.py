@@ -261,7 +261,13 @@ def build_trainer(arguments: Mapping[str, Any], directory: Path, **managed: Any)
             # The data room splits by index; Lightning's own sampler repeats images to fill the ranks.
             use_distributed_sampler=False,
         )
-    except (ValueError, TypeError, RuntimeError, pl.utilities.exceptions.MisconfigurationException) as error:
+    except (
+        ValueError,
+        TypeError,
+        RuntimeError,
+        OverflowError,
+        pl.utilities.exceptions.MisconfigurationException,
+    ) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         named = [key for key in arguments if re.search(rf"\b{key}\b", reason) and key not in DEVICE_ARGUMENTS]
         if named:

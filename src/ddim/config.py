@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import sys
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -294,10 +295,18 @@ def _typed(schema: type, cfg: DictConfig) -> Any:
                 raise UserError(f"{item.name}=null is not possible here; leave it out or choose an option.")
         values = {key: value for key, value in plain.items() if key in known}
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "configuration"
+    except (OmegaConfBaseException, OverflowError) as error:
+        key = getattr(error, "full_key", None) or _too_large(cfg) or "configuration"
         reason = str(getattr(error, "msg", None) or error).splitlines()[0].rstrip(".")
         raise UserError(f"{key}: {reason}.") from error
+
+
+def _too_large(values: Any, key: str = "") -> str | None:
+    """The first key whose whole number no float can hold; the error of that does not name it."""
+    if isinstance(values, DictConfig):
+        found = (_too_large(values[name], f"{key}.{name!s}".lstrip(".")) for name in values)
+        return next((name for name in found if name is not None), None)
+    return key if isinstance(values, int) and abs(values) > sys.float_info.max else None
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:

@@ -59,6 +59,7 @@ TRAINING: dict[str, tuple[str, ...]] = {
     "optimizer.lr=0": ("optimizer.lr=0", "positive"),
     "optimizer.lr=-1": ("optimizer.lr=-1", "positive"),
     "optimizer.lr=nan": ("optimizer.lr=nan", "positive"),
+    "optimizer.lr=1{zeros}": (r"optimizer\.lr: ", "too large"),
     "optimizer.lr=fast": ("optimizer.lr", "fast", "number|Float"),
     "optimizer.betas=[0.9]": (r"optimizer\.betas", r"0\.9", "two numbers|2"),
     "optimizer.betas=[0.9,1.5]": (r"optimizer\.betas", r"1\.5", r"\[0, 1\)"),
@@ -353,6 +354,7 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> di
                 np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)})
     paths["enormous"] = folder / "enormous.npz"
     paths["too_long"] = Path("x" * 300)
+    paths["zeros"] = Path("0" * 400)
     paths["other_architecture"] = folder / "resnet.pt"
     torch.save({"conv1.weight": torch.zeros(2), "layer1.0.conv1.weight": torch.zeros(2)}, paths["other_architecture"])
     paths["lonely"] = folder / "lonely.safetensors"
