@@ -2,7 +2,7 @@
 
 from ddim.metrics.compute import METRICS, compute_metrics, frechet_distance
 from ddim.metrics.extractors import FEATURES, build_extractor
-from ddim.metrics.features import FeatureExtractor, Features, extract_features
+from ddim.metrics.features import FeatureExtractor, Features, extract_features, full_float32
 from ddim.metrics.moments import RunningMoments
 from ddim.metrics.neighbours import nearest_neighbours
 from ddim.metrics.reference import (
@@ -23,6 +23,7 @@ __all__ = [
     "compute_metrics",
     "extract_features",
     "frechet_distance",
+    "full_float32",
     "load_published_statistics",
     "nearest_neighbours",
     "preprocessing_hash",
