@@ -70,7 +70,7 @@ def test_it_loses_no_more_digits_than_torch_does(dtype):
 @pytest.mark.parametrize("kind", [GroupNorm, GroupNormSiLU])
 def test_the_layers_give_the_same_with_and_without_gradients(kind):
     layer = kind(8, 32)
-    x = torch.randn(2, 32, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
+    x = torch.randn(2, 32, 8, 8).bfloat16().to(memory_format=torch.channels_last).requires_grad_()
     trained = layer(x)
     with torch.no_grad():
         assert torch.equal(layer(x), trained)
@@ -133,23 +133,29 @@ class TestDropout:
         assert not torch.equal(layer.train()(x), x)
 
 
-def test_a_training_step_of_the_network_has_torchs_gradients(monkeypatch):
-    """The whole network, float64, with the layers as they are and with torch's own in their place."""
+def test_the_networks_gradients_in_bfloat16_are_as_exact_as_with_torchs_layers(monkeypatch):
     config = {"base_channels": 16, "resolution": 8, "channel_mult": [1, 2], "norm_groups": 8, "dropout": 0.0}
-    network = UNet(**config, attention_resolutions=[4]).double().to(memory_format=torch.channels_last)
+    network = UNet(**config, attention_resolutions=[4]).to(memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in network.parameters():
-            weight.copy_(0.3 * torch.randn(weight.shape, generator=generator, dtype=torch.float64))
-    x, t = torch.randn(2, 3, 8, 8, generator=generator, dtype=torch.float64), torch.tensor([3, 900])
+            if not weight.any():
+                weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
+    x, t = torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8) * 100
 
-    def gradients():
-        return torch.autograd.grad(network(x, t).square().sum(), list(network.parameters()))
+    def gradients(network, enabled=True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = network(x.to(network.conv_in.weight.dtype), t).square().sum()
+        found = torch.autograd.grad(loss, list(network.parameters()))
+        return torch.cat([gradient.flatten().double() for gradient in found])
 
-    ours = gradients()
+    used = []
+    group_norm = cpu.group_norm
+    monkeypatch.setattr(cpu, "group_norm", lambda *a, **k: used.append(a) or group_norm(*a, **k))
+    ours = gradients(network)
+    assert used
     monkeypatch.setattr(cpu, "group_norm", lambda x, g, w, b, eps, *, silu: own(x, w, b, g, silu))
-    theirs = gradients()
-    # Some are 0 by the symmetries of softmax and of normalisation, and then all rounding.
-    largest = max(expected.abs().max().item() for expected in theirs)
-    for mine, expected in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, expected, rtol=1e-8, atol=1e-12 * largest)
+    theirs = gradients(network)
+    true = gradients(network.double(), enabled=False)
+    assert (ours - true).norm() <= 1.2 * (theirs - true).norm()
+    assert (ours - true).norm() <= 0.05 * true.norm()

@@ -90,7 +90,7 @@ class GroupNorm(nn.GroupNorm):
         super().__init__(num_groups, num_channels, eps=NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and torch.is_grad_enabled() and x.requires_grad:
+        if x.device.type == "cpu" and x.dtype is torch.bfloat16 and torch.is_grad_enabled() and x.requires_grad:
             return cpu.group_norm(x, self.num_groups, self.weight, self.bias, self.eps, silu=self.silu)
         x = super().forward(x)
         return F.silu(x) if self.silu else x
