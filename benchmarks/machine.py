@@ -1,4 +1,4 @@
-"""The machine a figure was measured on, and the matrix-product speed that nothing on it can exceed.
+"""The machine a figure was measured on, and the speeds that nothing on it can exceed.
 
 `python -m benchmarks.machine` prints both.
 """
@@ -51,6 +51,21 @@ def ceilings(device: torch.device | str = "cpu", *, size: int = 4096) -> dict[st
 DTYPES = (torch.float32, torch.bfloat16)
 
 
+def copy_bandwidth(device: torch.device | str = "cpu", *, megabytes: int = 256, repeats: int = 5) -> float:
+    """GB/s read and written by the fastest of `repeats` copies of so much memory, which fits into no cache."""
+    device = torch.device(device)
+    source = torch.ones(megabytes * 2**20, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(repeats + 1):
+        _wait(device)
+        began = time.perf_counter()
+        target.copy_(source)
+        _wait(device)
+        best = min(best, time.perf_counter() - began)
+    return 2 * source.numel() / best / 1e9
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -75,6 +90,7 @@ def main() -> None:
     print(describe(device))
     for dtype, speed in ceilings(device).items():
         print(f"product of two 4096x4096 matrices, {dtype:<8} {speed:10,.0f} GFLOP/s on {device}")
+    print(f"copy of 256 MiB, reading and writing {copy_bandwidth(device):20,.0f} GB/s on {device}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddim.denoisers import UNet
@@ -60,6 +62,33 @@ def diffusion_pytorch(ours: UNet) -> nn.Module:
 
 def parameters(network: nn.Module) -> int:
     return sum(weight.numel() for weight in network.parameters())
+
+
+class _BytesMoved(TorchDispatchMode):
+    """Adds up what every operator reads and writes; views move nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operator(*args, **(kwargs or {}))
+        if not operator.is_view and "empty" not in operator.__name__:
+            tensors = [leaf for leaf in tree_leaves((args, result)) if isinstance(leaf, Tensor)]
+            self.total += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return result
+
+
+def forward_bytes(network: nn.Module, image: tuple[int, int, int], dtype: torch.dtype = torch.bfloat16) -> float:
+    """Bytes that the operators of the network read and write per image of shape (C, H, W), weights apart, without
+    fusing any of them and as if no cache held anything."""
+
+    def moved(images: int) -> int:
+        with torch.inference_mode(), torch.autocast("cpu", dtype=dtype), _BytesMoved() as counter:
+            network(torch.zeros(images, *image), torch.zeros(images, dtype=torch.long))
+        return counter.total
+
+    return float(moved(2) - moved(1))
 
 
 def forward_flops(network: Callable[[Tensor, Tensor], Any], image: tuple[int, int, int]) -> float:

@@ -21,7 +21,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.machine import ceilings, describe
-from benchmarks.peers import diffusers_scheduler, diffusers_unet, diffusion_pytorch, forward_flops, parameters
+from benchmarks.peers import (
+    diffusers_scheduler,
+    diffusers_unet,
+    diffusion_pytorch,
+    forward_bytes,
+    forward_flops,
+    parameters,
+)
 from benchmarks.timing import alternate, rate_rows, table
 from ddim.build import build_trainer
 from ddim.callbacks.generation import Sampling, generate
@@ -191,9 +198,12 @@ def main() -> None:
     work = forward_flops(ours.module.denoiser, ours.shape) * options.steps
     reached = blocks.rates(OURS, work * options.batch_size / 1e9)
     ceiling = max(before["bfloat16"], after["bfloat16"])
-    print(f"{ours.trainer.precision}: {reached.median:,.0f} GFLOP/s ({work / options.steps / 1e9:.2f} GFLOP per call)")
+    moved = forward_bytes(ours.module.denoiser.cpu(), ours.shape) / 1e6
+    print(f"an image and step: {work / options.steps / 1e9:.2f} GFLOP, {moved:.0f} MB read and written in bfloat16")
+    print(f"{ours.trainer.precision}: {reached.median:,.0f} GFLOP/s")
     share = f"{100 * reached.median / ceiling:.0f} % of {ceiling:,.0f} GFLOP/s"
     print(f"of the ceiling, a product of two 4096x4096 bfloat16 matrices: {share}")
+    ours.module.to(ours.device)
     shares = sorted(ours.outside_the_denoiser(options.batch_size, point) for _ in range(options.rounds))
     print(f"time outside the denoiser: {100 * shares[len(shares) // 2]:.1f} % (median of {len(shares)})")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import csv
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
