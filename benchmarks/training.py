@@ -42,6 +42,7 @@ OURS = "ddim, train.py"
 # A training step computes the network once forwards and, for the gradients of inputs and weights, twice backwards.
 PASSES = 3
 IMAGES = 512
+TINY = ("denoiser.base_channels=8", "denoiser.norm_groups=4")
 
 
 @dataclass
@@ -166,6 +167,7 @@ def training(options: argparse.Namespace, directory: Path, steps: int, *callback
         f"trainer.accelerator={'gpu' if options.device == 'cuda' else 'cpu'}",
         "+trainer.profiler=simple",
         f"cache_dir={directory / 'cache'}",
+        *(TINY if options.tiny else ()),
         *options.overrides,
     ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -259,6 +261,7 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resolution", type=int, default=32, help="side of the images (default: 32)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
     parser.add_argument("--quick", action="store_true", help="batch 8 and 2 rounds of 1 step: a look in a minute")
+    parser.add_argument("--tiny", action="store_true", help="a network too small to say anything, to try the command")
     parser.add_argument("--profile", action="store_true", help="the operations of our step, by torch.profiler")
     every = (peers.FLOAT32, peers.BFLOAT16, peers.BEST, peers.OTHER, peers.OTHER_BFLOAT16)
     numbered = ", ".join(f"{number}: {name}" for number, name in enumerate(every, start=1))
@@ -267,6 +270,8 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     if not set(options.peers) <= set(range(1, 6)):
         parser.error(f"--peers takes numbers from 1 to 5, got {' '.join(map(str, options.peers))}")
     options.peers = [every[number - 1] for number in options.peers]
+    if options.tiny:
+        options.resolution = 8
     if options.quick:
         options.batch_size, options.rounds, options.steps = 8, 2, 1
     return options

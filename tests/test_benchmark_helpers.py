@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -68,34 +66,10 @@ class TestPeers:
         assert peers.forward_flops(ours, (3, 8, 8)) == peers.forward_flops(theirs, (3, 8, 8))
 
     def test_the_cifar10_network_costs_what_the_documents_say(self, benchmark):
-        with torch.device("meta"):
-            network = UNet()
-        assert benchmark("peers").forward_flops(network, (3, 32, 32)) / 1e9 == pytest.approx(12.44, abs=0.005)
+        assert benchmark("peers").forward_flops(UNet(), (3, 32, 32)) / 1e9 == pytest.approx(12.44, abs=0.005)
 
     def test_the_scheduler_of_diffusers_has_the_same_alpha_bar(self, benchmark):
         pytest.importorskip("diffusers")
         schedule = NoiseSchedule.cosine(100)
         theirs = benchmark("peers").diffusers_scheduler(schedule).alphas_cumprod
         torch.testing.assert_close(theirs.double(), schedule.alpha_bar, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("profile", [False, True])
-def test_the_training_benchmark_runs(profile):
-    pytest.importorskip("diffusers")
-    pytest.importorskip("denoising_diffusion_pytorch")
-    tiny = [
-        "--quick",
-        "--resolution",
-        "8",
-        "denoiser.base_channels=8",
-        "denoiser.norm_groups=4",
-        "loader.num_workers=0",
-    ]
-    command = [sys.executable, "-m", "benchmarks.training", *tiny, *(["--profile"] if profile else [])]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    sides = ["ddim, train.py", "diffusers UNet2DModel", "the same, channels last", "denoising-diffusion-pytorch"]
-    expected = ["optimizer", "convolutions, backward"] if profile else [*sides, "outside the network", "GFLOP/s"]
-    for text in expected:
-        assert text in done.stdout
-    assert "2 rounds" in done.stdout or profile

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -236,12 +237,15 @@ class TestOptimizer:
 
         theirs = trained(None)
         for name, weight in trained(True).items():
+            if name.endswith("k.bias"):
+                continue  # softmax does not see it: its gradient is rounding alone, which Adam makes large
             torch.testing.assert_close(weight, theirs[name], rtol=1e-4, atol=1e-5, msg=name)
 
-    @pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("bf16-mixed", True), ("16-mixed", None)])
-    def test_the_optimizer_is_fused_unless_a_loss_scale_must_be_undone_before_clipping(self, precision, fused):
+    @pytest.mark.parametrize(("scaler", "fused"), [(None, True), (object(), None)])
+    def test_the_optimizer_is_fused_unless_a_loss_scale_must_be_undone_before_clipping(self, scaler, fused):
         module = module_of(small_unet())
-        module.trainer = pl.Trainer(accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False)
+        # Lightning has a loss scale only on a GPU.
+        module._trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
         assert module.configure_optimizers()["optimizer"].param_groups[0]["fused"] is fused
         # Also where the checkpoint is of a run that did otherwise.
         group = {"lr": 1e-3, "initial_lr": 1e-3, "fused": None if fused else True}
