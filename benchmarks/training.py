@@ -133,9 +133,10 @@ class Parts(pl.Callback):
 
 @dataclass
 class Profiled(pl.Callback):
-    """torch.profiler over the steps from number `first` on."""
+    """torch.profiler over the steps from number `first` on, `last` not included."""
 
     first: int
+    last: int
     device: torch.device
     profiler: Any = None
 
@@ -145,9 +146,8 @@ class Profiled(pl.Callback):
             activities += [ProfilerActivity.CUDA] if self.device.type == "cuda" else []
             self.profiler = profile(activities=activities)
             self.profiler.start()
-
-    def on_train_end(self, *_: Any) -> None:
-        self.profiler.stop()
+        elif trainer.global_step == self.last:
+            self.profiler.stop()
 
 
 def training(options: argparse.Namespace, directory: Path, steps: int, *callbacks: pl.Callback) -> Training:
@@ -241,8 +241,9 @@ def _figures(summary: Summary) -> list[str]:
 
 
 def show_profile(options: argparse.Namespace, directory: Path) -> None:
-    profiled = Profiled(2, torch.device(options.device))
-    ours = training(options, directory, 2 + options.steps, profiled)
+    # A step more than is looked at: the last one saves a checkpoint.
+    profiled = Profiled(2, 2 + options.steps, torch.device(options.device))
+    ours = training(options, directory, profiled.last + 1, profiled)
     ours.fit()
     print(f"\n{describe(options.device)}; {ours.trainer.precision}, batch {options.batch_size}\n")
     on_device = options.device == "cuda"
