@@ -34,3 +34,18 @@ def test_growth_draws_its_exponents(tmp_path):
     picture = tmp_path / "growth.png"
     said = run("growth", "--tiny", "--rounds", "1", "--output", str(picture))
     assert said.count(" ... ") == 8 and picture.stat().st_size > 10_000
+
+
+def test_training_compares_with_the_peers():
+    pytest.importorskip("diffusers")
+    pytest.importorskip("denoising_diffusion_pytorch")
+    said = run("training", "--tiny", "--quick", "optimizer.name=adamw")
+    sides = ("ddim, train.py", "diffusers UNet2DModel", "the same, channels last", "denoising-diffusion-pytorch")
+    for text in (*sides, "2 rounds of 1 steps", "of the ceiling", "outside the network", "waiting for the loader"):
+        assert text in said
+
+
+def test_training_shows_a_profile():
+    said = run("training", "--tiny", "--quick", "--profile")
+    for text in ("aten::convolution_backward", "convolutions, backward", "optimizer"):
+        assert text in said

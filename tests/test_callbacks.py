@@ -537,6 +537,7 @@ class TestImportsGoOneWay:
                 "run",
                 "studies",
                 "subject",
+                "training",
             }, path
 
     def test_nothing_imports_run_but_the_scripts(self):

@@ -117,10 +117,20 @@ class DenoisingModule(pl.LightningModule):
             lr=config["lr"],
             betas=tuple(config["betas"]),
             weight_decay=config["weight_decay"],
+            fused=self._fused,
         )
         warmup = max(1, config["warmup_steps"])
         scheduler = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def _fused(self) -> bool | None:
+        """True where the optimizer may be one pass over all weights; None leaves the choice to torch.
+
+        With a loss scale (16-mixed) it may not: the scale would be undone within that pass, after clipping.
+        """
+        scaled = self._trainer is not None and getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        return None if scaled else True
 
     def configure_gradient_clipping(
         self,
@@ -146,6 +156,7 @@ class DenoisingModule(pl.LightningModule):
         for group in (group for state in checkpoint["optimizer_states"] for group in state["param_groups"]):
             group["lr"] *= now["lr"] / group["initial_lr"]
             group.update(initial_lr=now["lr"], betas=tuple(now["betas"]), weight_decay=now["weight_decay"])
+            group["fused"] = self._fused
         for scheduler in checkpoint["lr_schedulers"]:
             scheduler["base_lrs"] = [now["lr"]] * len(scheduler["base_lrs"])
 

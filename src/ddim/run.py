@@ -7,7 +7,6 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,7 @@ from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 import ddim
-from ddim.build import (
-    build_trainer,
-    check_shape,
-    load_data,
-    new_denoiser,
-    training_callbacks,
-)
+from ddim.build import build_trainer, check_shape, load_data
 from ddim.callbacks import Resumption, SignalHandlers
 from ddim.checkpoint import LAST, OVERRIDES_FILE, check_resumable, raw_overrides, read_config
 from ddim.cli import in_sweep
@@ -47,6 +40,7 @@ from ddim.signals import Stopped, StopRequest, resume_command
 from ddim.studies import build_studies
 from ddim.subject import open_subject
 from ddim.terminal import Terminal
+from ddim.training import build_training, stored_description
 
 log = logging.getLogger(__name__)
 
@@ -77,36 +71,17 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
     config.trainer = with_precision(config.trainer, config.denoiser)
     # Refuses bad arguments before any work.
     build_trainer(config.trainer, directory, logger=False)
-    description = {"dataset": config.dataset, "denoiser": config.denoiser, "schedule": config.schedule}
     resume = config.resume or _started_before(directory)
     if resume is not None:
-        _check_same_network(Path(resume), description)
+        _check_same_network(Path(resume), stored_description(config))
 
     wait_for_first()
-    datamodule = load_data(config.dataset, config, **asdict(config.loader))
-    schedule = build_schedule(config.schedule)
-    denoiser = new_denoiser(config.denoiser, datamodule)
-    module = DenoisingModule(
-        denoiser,
-        schedule,
-        optimizer=asdict(config.optimizer),
-        weighting=config.loss.weighting,
-        seed=config.seed,
-        config=description,
-    )
-    callbacks = training_callbacks(config, module, datamodule, directory, stop)
-    trainer = build_trainer(
-        config.trainer,
-        directory,
-        callbacks=callbacks,
-        logger=build_loggers(
-            config.logger, directory, job_type="train", hyperparameters=_plain(cfg) | {"parameters": _count(denoiser)}
-        ),
-    )
+    training = build_training(config, directory, hyperparameters=_plain(cfg), stop=stop)
+    trainer, datamodule = training.trainer, training.datamodule
     log.info(
         "Training %s (%s parameters) on %s: %s images of %sx%sx%s, %s, in %s. Everything goes to %s",
         config.denoiser["name"],
-        f"{_count(denoiser):,}",
+        f"{training.parameters:,}",
         datamodule.name,
         f"{datamodule.num_images('train'):,}",
         datamodule.channels,
@@ -121,7 +96,7 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
         save_command(cfg, directory)
     first_is_ready()
     with _closing(trainer, stop), one_fate(trainer):
-        trainer.fit(module, datamodule, ckpt_path=resume, weights_only=True)
+        training.fit(resume)
     _finish(trainer)
     last = directory / "checkpoints" / LAST
     log.info("Trained to step %d. Checkpoint: %s", trainer.global_step, last if last.is_file() else "none")
@@ -354,10 +329,6 @@ def _images_per_step(config: TrainConfig, trainer: pl.Trainer) -> str:
     factors += [f"in each of {accumulated} batches"] * (accumulated > 1)
     total = config.loader.batch_size * accumulated * trainer.world_size
     return f"{total:,} a step" + (f" ({config.loader.batch_size} {' and '.join(factors)})" if factors else "")
-
-
-def _count(denoiser: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in denoiser.parameters())
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

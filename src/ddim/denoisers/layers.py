@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddim.denoisers import cpu
+
 NORM_EPS = 1e-6
 MAX_PERIOD = 10_000.0
 
@@ -79,14 +81,32 @@ class TimeEmbedding(nn.Module):
         return F.silu(self.linear2(F.silu(self.linear1(embedding))))
 
 
-class GroupNormSiLU(nn.GroupNorm):
-    """Group normalisation followed by SiLU, one module so that the pair can be fused in one place."""
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation of (N, C, H, W)."""
+
+    silu = False
 
     def __init__(self, num_groups: int, num_channels: int) -> None:
         super().__init__(num_groups, num_channels, eps=NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(super().forward(x))
+        if x.device.type == "cpu" and x.dtype is torch.bfloat16 and torch.is_grad_enabled() and x.requires_grad:
+            return cpu.group_norm(x, self.num_groups, self.weight, self.bias, self.eps, silu=self.silu)
+        x = super().forward(x)
+        return F.silu(x) if self.silu else x
+
+
+class GroupNormSiLU(GroupNorm):
+    """Group normalisation followed by SiLU, one module so that the pair can be fused in one place."""
+
+    silu = True
+
+
+class Dropout(nn.Dropout):
+    """Zeroes elements while training, each with probability p."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cpu.dropout(x, self.p) if self.training and x.device.type == "cpu" else super().forward(x)
 
 
 class ResidualBlock(nn.Module):
@@ -104,7 +124,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = conv3x3(in_channels, out_channels)
         self.time = linear(time_features, out_channels)
         self.norm2 = GroupNormSiLU(norm_groups, out_channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv2 = conv3x3(out_channels, out_channels, zero=True)
         self.shortcut: nn.Module = (
             nn.Identity() if in_channels == out_channels else initialised(nn.Conv2d(in_channels, out_channels, 1))
@@ -132,7 +152,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, *, norm_groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(norm_groups, channels, eps=NORM_EPS)
+        self.norm = GroupNorm(norm_groups, channels)
         self.q = linear(channels, channels)
         self.k = linear(channels, channels)
         self.v = linear(channels, channels)
