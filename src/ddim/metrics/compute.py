@@ -1,4 +1,8 @@
-"""The metrics. torch-fidelity defines and computes them; here its functions meet features that are extracted once."""
+"""The metrics, as torch-fidelity defines them, on features that are extracted once.
+
+What it offers in parts is called; what it would do again for every set, though it depends on the reference alone, is
+kept with the reference: the root of its covariance and the radii of its manifold.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
-from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-from ddim.metrics.features import Features, full_float32
-from ddim.metrics.moments import RunningMoments
+from ddim.metrics.features import Features
+from ddim.metrics.manifold import precision_recall
+from ddim.metrics.moments import RunningMoments, symmetric_root
 from ddim.metrics.reference import ReferenceStatistics
 
 METRICS = ("frechet_distance", "kid", "precision_recall", "inception_score")
@@ -21,8 +24,6 @@ METRICS = ("frechet_distance", "kid", "precision_recall", "inception_score")
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
 NEIGHBOURS = 3
-# torch-fidelity's fast path keeps four N x N matrices, 40 GB for 50,000 images; blocks of this many rows need 200 MB.
-DISTANCE_ROWS = 1000
 INCEPTION_SCORE_SPLITS = 10
 
 
@@ -57,7 +58,9 @@ def compute_metrics(
     if "frechet_distance" in metrics and len(generated) >= 2:
         moments = RunningMoments(dim)
         moments.update(generated.features)
-        values["frechet_distance"] = frechet_distance(moments.mean, moments.covariance(), reference.mu, reference.sigma)
+        values["frechet_distance"] = _frechet_distance(
+            moments.mean, moments.covariance(), reference.mu, reference.sigma_root
+        )
     smaller = min(len(generated), 0 if reference.features is None else len(reference.features))
     if reference.features is not None and "kid" in metrics and smaller >= 2:
         kid = kid_features_to_metric(
@@ -70,17 +73,10 @@ def compute_metrics(
         )
         values |= {"kid_mean": kid[KEY_METRIC_KID_MEAN], "kid_std": kid[KEY_METRIC_KID_STD]}
     if reference.features is not None and "precision_recall" in metrics and smaller > NEIGHBOURS:
-        # The order carries the meaning: the first argument is the generated set.
-        with full_float32(torch.device(device).type):
-            prc = prc_features_to_metric(
-                generated.features.to(device),
-                reference.features.to(device),
-                prc_neighborhood=NEIGHBOURS,
-                prc_batch_size=DISTANCE_ROWS,
-                save_cpu_ram=True,
-                verbose=False,
-            )
-        values |= {"precision": prc[KEY_METRIC_PRECISION], "recall": prc[KEY_METRIC_RECALL]}
+        radii = reference.radii(NEIGHBOURS, device)
+        values["precision"], values["recall"] = precision_recall(
+            generated.features, reference.features, radii, NEIGHBOURS, device
+        )
     if "inception_score" in metrics and generated.logits is not None and len(generated) >= INCEPTION_SCORE_SPLITS:
         isc = isc_features_to_metric(generated.logits.cpu(), splits=INCEPTION_SCORE_SPLITS, rng_seed=seed)
         values |= {
@@ -94,5 +90,16 @@ def frechet_distance(
     mu_1: NDArray[np.float64], sigma_1: NDArray[np.float64], mu_2: NDArray[np.float64], sigma_2: NDArray[np.float64]
 ) -> float:
     """|mu_1 - mu_2|^2 + tr(sigma_1 + sigma_2 - 2 (sigma_1 sigma_2)^(1/2)); mu (D,), sigma (D, D), all float64."""
-    first, second = {"mu": mu_1, "sigma": sigma_1}, {"mu": mu_2, "sigma": sigma_2}
-    return fid_statistics_to_metric(first, second, verbose=False)[KEY_METRIC_FID]
+    return _frechet_distance(mu_1, sigma_1, mu_2, symmetric_root(sigma_2))
+
+
+def _frechet_distance(
+    mu_1: NDArray[np.float64], sigma_1: NDArray[np.float64], mu_2: NDArray[np.float64], root_2: NDArray[np.float64]
+) -> float:
+    """With sigma_2 = root_2^2. The eigenvalues of sigma_1 sigma_2 are those of root_2 sigma_1 root_2, which is
+    symmetric: a tenth of the time, and none of them is complex."""
+    root = torch.from_numpy(root_2)
+    product = torch.linalg.eigvalsh(root @ torch.from_numpy(sigma_1) @ root)
+    difference = mu_1 - mu_2
+    trace = np.trace(sigma_1) + root.square().sum().item() - 2 * product.clamp(min=0).sqrt().sum().item()
+    return float(difference @ difference + trace)

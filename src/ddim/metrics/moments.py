@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -45,3 +46,9 @@ class RunningMoments:
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 rows, got {self.count}")
         return self.scatter / (self.count - 1)
+
+
+def symmetric_root(sigma: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The symmetric root of a covariance (D, D). Eigenvalues that rounding has made negative count as 0."""
+    values, vectors = torch.linalg.eigh(torch.from_numpy((sigma + sigma.T) / 2))
+    return ((vectors * values.clamp(min=0).sqrt()) @ vectors.T).numpy()
