@@ -25,6 +25,7 @@ from ddim.build import (
     check_shape,
     load_data,
     new_denoiser,
+    sampling_batch,
     training_callbacks,
 )
 from ddim.callbacks import Resumption, SignalHandlers
@@ -160,9 +161,10 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
         config.dataset,
         config,
         batch_size=1,
-        eval_batch_size=part.batch_size,
+        eval_batch_size=1,
         num_workers=0,
     )
+    datamodule.eval_batch_size = sampling_batch(part.batch_size, datamodule.resolution, config.trainer)
     datamodule.test_limit = part.loss_images
     # The command line may have changed what the weights do not decide, such as the resolution.
     denoiser = subject.build(part.weights, denoiser=config.denoiser)

@@ -9,11 +9,13 @@ import tempfile
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ddim.metrics.manifold import neighbour_radii
@@ -40,15 +42,44 @@ def cached_radii(statistics: Path | None, k: int, features: Tensor, device: torc
     """`neighbour_radii` of the features in the cache file `statistics`, kept beside it; nowhere if that is None."""
     if statistics is None:
         return neighbour_radii(features, k, device)
-    path = _derived(statistics, f"radii{k}")
-    radii = _read_radii(path, len(features))
-    if radii is None:
-        radii = neighbour_radii(features, k, device)
+
+    def usable(arrays: dict[str, NDArray[Any]]) -> bool:
+        radii = arrays["radii"]
+        return radii.shape == (len(features),) and radii.dtype == np.float32 and bool((radii >= 0).all())
+
+    def compute() -> dict[str, NDArray[Any]]:
+        return {"radii": neighbour_radii(features, k, device).numpy()}
+
+    return torch.from_numpy(derived(statistics, f"radii{k}", compute, usable)["radii"])
+
+
+def derived(
+    statistics: Path,
+    what: str,
+    compute: Callable[[], dict[str, NDArray[Any]]],
+    usable: Callable[[dict[str, NDArray[Any]]], bool],
+) -> dict[str, NDArray[Any]]:
+    """Arrays by name from the file `what` beside the cache file `statistics`, or computed and kept there.
+
+    A file that cannot be read, or is not `usable`, is computed anew. That, and one that cannot be written, costs a
+    warning.
+    """
+    path = _derived(statistics, what)
+    if path.is_file():
         try:
-            save_arrays(path, radii=radii.numpy())
-        except OSError as error:
-            logger.warning("radii of the reference could not be cached in %s: %s", path, error)
-    return radii
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {key: file[key] for key in file}
+            if not usable(arrays):
+                raise ValueError("it holds something else")
+            return arrays
+        except UNREADABLE as error:
+            logger.warning("the cached %s cannot be read and is computed anew: %s", path, error)
+    arrays = compute()
+    try:
+        save_arrays(path, **arrays)
+    except OSError as error:
+        logger.warning("%s could not be cached: %s", path, error)
+    return arrays
 
 
 def forget_derived(statistics: Path) -> None:
@@ -59,17 +90,3 @@ def forget_derived(statistics: Path) -> None:
 
 def _derived(statistics: Path, what: str) -> Path:
     return statistics.with_name(f"{statistics.stem}-{what}.npz")
-
-
-def _read_radii(path: Path, count: int) -> Tensor | None:
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            radii = file["radii"]
-        if radii.shape != (count,) or radii.dtype != np.float32 or not (radii >= 0).all():
-            raise ValueError("they are of something else")
-        return torch.from_numpy(radii)
-    except UNREADABLE as error:
-        logger.warning("the cached radii %s cannot be read and are computed anew: %s", path, error)
-        return None

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
+from ddim.metrics.cache import derived
 from ddim.metrics.features import Features
 from ddim.metrics.manifold import precision_recall
 from ddim.metrics.moments import RunningMoments, symmetric_root
-from ddim.metrics.reference import ReferenceStatistics
+from ddim.metrics.reference import ReferenceStatistics, short_hash
 
 METRICS = ("frechet_distance", "kid", "precision_recall", "inception_score")
 
@@ -84,6 +85,38 @@ def compute_metrics(
             "inception_score_std": isc[KEY_METRIC_ISC_STD],
         }
     return values
+
+
+def compute_floor(
+    real: ReferenceStatistics,
+    reference: ReferenceStatistics,
+    metrics: Sequence[str] = METRICS,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """`compute_metrics` of one set of real images against another; kept beside the cached statistics of the first.
+
+    Raises as that does, and ValueError where the features of `real` are not known.
+    """
+    if real.features is None:
+        raise ValueError("a floor needs the features of the real images")
+    generated = Features(real.features)
+
+    def compute() -> dict[str, NDArray[np.float64]]:
+        return {
+            key: np.asarray(value, np.float64)
+            for key, value in compute_metrics(generated, reference, metrics, seed, device).items()
+        }
+
+    if real.path is None:
+        return {key: float(value) for key, value in compute().items()}
+    question = {"reference": reference.digest, "metrics": sorted(metrics), "seed": seed, "subsets": KID_SUBSETS}
+    values = derived(real.path, f"floor-{short_hash(question)}", compute, _are_metrics)
+    return {key: float(value) for key, value in values.items()}
+
+
+def _are_metrics(arrays: dict[str, NDArray[np.float64]]) -> bool:
+    return all(value.shape == () and value.dtype == np.float64 and np.isfinite(value) for value in arrays.values())
 
 
 def frechet_distance(

@@ -83,7 +83,7 @@ class ReferenceStatistics:
 def preprocessing_hash(data: Mapping[str, Any], extractor: Mapping[str, Any] | None = None) -> str:
     """A short hash of how images (by their data set's provenance), and features of them, were made from files."""
     treatment = {key: value for key, value in data.items() if key not in IMAGE_IDENTITY}
-    return _short_hash({"data": treatment} | ({} if extractor is None else {"extractor": extractor}))
+    return short_hash({"data": treatment} | ({} if extractor is None else {"extractor": extractor}))
 
 
 def reference_statistics(
@@ -108,7 +108,7 @@ def reference_statistics(
     full_provenance = _json_round_trip(
         {"format": FORMAT, "data": dict(provenance), "extractor": extractor.provenance, "max_features": max_features}
     )
-    digest = _short_hash(full_provenance)
+    digest = short_hash(full_provenance)
     path = Path(cache_dir) / f"reference-{digest}.npz"
     cached = _read_cache(path, extractor.dim, full_provenance, digest)
     if cached is not None:
@@ -179,7 +179,7 @@ def _shape_in(path: Path, key: str) -> tuple[int, ...]:
     return shape
 
 
-def _short_hash(value: Mapping[str, Any]) -> str:
+def short_hash(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
