@@ -1,6 +1,6 @@
 """Sample quality: features of images, statistics of a reference set, and the distances between them."""
 
-from ddim.metrics.compute import METRICS, NEIGHBOURS, compute_floor, compute_metrics, frechet_distance
+from ddim.metrics.compute import METRICS, NEIGHBOURS, compute_floor, compute_metrics, frechet_distance, needs_features
 from ddim.metrics.extractors import FEATURES, build_extractor
 from ddim.metrics.features import FeatureExtractor, Features, extract_features
 from ddim.metrics.moments import RunningMoments
@@ -27,6 +27,7 @@ __all__ = [
     "frechet_distance",
     "load_published_statistics",
     "nearest_neighbours",
+    "needs_features",
     "preprocessing_hash",
     "reference_statistics",
 ]

@@ -28,8 +28,14 @@ NEIGHBOURS = 3
 INCEPTION_SCORE_SPLITS = 10
 
 
+def needs_features(metrics: Sequence[str], reference: ReferenceStatistics) -> bool:
+    """Whether a metric looks at single features; else their moments say all."""
+    pairwise = reference.features is not None and not {"kid", "precision_recall"}.isdisjoint(metrics)
+    return pairwise or "inception_score" in metrics
+
+
 def compute_metrics(
-    generated: Features,
+    generated: Features | RunningMoments,
     reference: ReferenceStatistics,
     metrics: Sequence[str] = METRICS,
     seed: int = 0,
@@ -45,23 +51,25 @@ def compute_metrics(
 
     What cannot be computed is absent: KID, precision and recall without reference features (published statistics) or
     with fewer than 2 or 4 images on a side, the Inception score without logits or with fewer than 10 images, the
-    Frechet distance of fewer than 2 images. `device` is where pairwise distances are computed.
+    Frechet distance of fewer than 2 images, and all but that where of the generated images only the moments are
+    known. `device` is where pairwise distances are computed.
 
     Raises ValueError for an unknown metric and for features of another dimension than the reference.
     """
     unknown = [name for name in metrics if name not in METRICS]
     if unknown:
         raise ValueError(f"unknown metric {unknown[0]!r}; known are {', '.join(METRICS)}")
-    dim = generated.features.shape[1]
+    dim = generated.dim if isinstance(generated, RunningMoments) else generated.features.shape[1]
     if dim != len(reference.mu):
         raise ValueError(f"generated features have {dim} dimensions, the reference has {len(reference.mu)}")
     values: dict[str, float] = {}
     if "frechet_distance" in metrics and len(generated) >= 2:
-        moments = RunningMoments(dim)
-        moments.update(generated.features)
+        moments = generated if isinstance(generated, RunningMoments) else _moments(generated)
         values["frechet_distance"] = _frechet_distance(
             moments.mean, moments.covariance(), reference.mu, reference.sigma_root
         )
+    if isinstance(generated, RunningMoments):
+        return values
     smaller = min(len(generated), 0 if reference.features is None else len(reference.features))
     if reference.features is not None and "kid" in metrics and smaller >= 2:
         kid = kid_features_to_metric(
@@ -113,6 +121,12 @@ def compute_floor(
     question = {"reference": reference.digest, "metrics": sorted(metrics), "seed": seed, "subsets": KID_SUBSETS}
     values = derived(real.path, f"floor-{short_hash(question)}", compute, _are_metrics)
     return {key: float(value) for key, value in values.items()}
+
+
+def _moments(features: Features) -> RunningMoments:
+    moments = RunningMoments(features.features.shape[1])
+    moments.update(features.features)
+    return moments
 
 
 def _are_metrics(arrays: dict[str, NDArray[np.float64]]) -> bool:
