@@ -218,8 +218,13 @@ def test_a_signal_is_one_sentence_and_its_status(capsys):
 
 
 def test_ctrl_c_before_the_work_is_no_traceback_either(capsys):
-    with pytest.raises(SystemExit) as exit_:
-        exit_with_sentence(lambda: signal.raise_signal(signal.SIGINT))
+    # A shell's background jobs, so perhaps these tests, are started with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            exit_with_sentence(lambda: signal.raise_signal(signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert exit_.value.code == 130
     assert capsys.readouterr() == ("", "Stopped by Ctrl-C before the work began.\n")
 

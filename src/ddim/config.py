@@ -26,6 +26,7 @@ from ddim.evaluation_config import EvaluationConfig, SamplerConfig, plan
 from ddim.grid import GridPoint
 from ddim.metrics import FEATURES, METRICS
 from ddim.paper import TABLES
+from ddim.precision import AUTO
 
 OPTIMIZERS = ("adam", "adamw")
 LOGGERS = ("wandb", "csv", "tensorboard", "none")
@@ -36,7 +37,7 @@ MONITORED = {"frechet_distance": "frechet_distance", "kid": "kid_mean", "incepti
 WANDB_NAME = re.compile(r"[^/\\#?%:\n\r]+")
 # What arguments of the Trainer may be, where they are plain values.
 PLAIN_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
-PRECISIONS = ("64-true", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
+PRECISIONS = (AUTO, "64-true", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
 
 
 @dataclass
@@ -337,7 +338,7 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
     clip = trainer.get("gradient_clip_val")
     if clip is not None and not clip >= 0:
         raise UserError(f"trainer.gradient_clip_val={clip} must be a number of at least 0; 0 or null is off.")
-    precision = trainer.get("precision", "32-true")
+    precision = trainer.get("precision", AUTO)
     one_of("trainer.precision", str(precision), PRECISIONS)
 
 

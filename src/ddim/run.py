@@ -41,6 +41,7 @@ from ddim.fingerprint import tensors_sha256
 from ddim.lit_module import DenoisingModule
 from ddim.loggers import build_loggers
 from ddim.paper import TABLES
+from ddim.precision import with_precision
 from ddim.processes import first_is_ready, one_fate, wait_for_first
 from ddim.replay import save_command
 from ddim.signals import Stopped, StopRequest, resume_command
@@ -74,6 +75,7 @@ def train(cfg: DictConfig) -> float | None:
 def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequest) -> float | None:
     _quiet()
     torch.manual_seed(config.seed)
+    config.trainer = with_precision(config.trainer, config.denoiser)
     # Refuses bad arguments before any work.
     build_trainer(config.trainer, directory, logger=False)
     description = {"dataset": config.dataset, "denoiser": config.denoiser, "schedule": config.schedule}
@@ -103,7 +105,7 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
         ),
     )
     log.info(
-        "Training %s (%s parameters) on %s: %s images of %sx%sx%s, %s. Everything goes to %s",
+        "Training %s (%s parameters) on %s: %s images of %sx%sx%s, %s, in %s. Everything goes to %s",
         config.denoiser["name"],
         f"{_count(denoiser):,}",
         datamodule.name,
@@ -112,6 +114,7 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
         datamodule.resolution,
         datamodule.resolution,
         _images_per_step(config, trainer),
+        trainer.precision,
         directory,
     )
     if trainer.is_global_zero:
@@ -153,6 +156,7 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
     _quiet()
     torch.manual_seed(config.seed)
     show_progress = config.trainer.pop("enable_progress_bar", True)
+    config.trainer = with_precision(config.trainer, config.denoiser)
     # Refuses bad arguments before any work.
     build_trainer(config.trainer, directory, logger=False, enable_progress_bar=False)
 
@@ -205,9 +209,10 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
         logger=build_loggers(config.logger, directory, job_type="evaluate", hyperparameters=_plain(cfg)),
     )
     log.info(
-        "Evaluating %s (%s weights): %s. Everything goes to %s",
+        "Evaluating %s (%s weights) in %s: %s. Everything goes to %s",
         subject.origin,
         weights,
+        trainer.precision,
         ", ".join(study.plan() for study in studies),
         directory,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from ddim.diffusion import NoiseSource
 from ddim.errors import UserError
 from ddim.grid import GridPoint
 from ddim.lit_module import DenoisingModule
-from ddim.metrics import FeatureExtractor, Features, RunningMoments
+from ddim.metrics import FeatureExtractor, Features, RunningMoments, full_float32
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -62,11 +62,15 @@ class Generation:
 
 @contextmanager
 def sampling_context(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
-    """The precision the trainer is set to, in evaluation mode, without gradients."""
+    """The precision the trainer is set to, in evaluation mode, without gradients.
+
+    32-true is what its name says, although a GPU's convolutions are TF32 unless told otherwise.
+    """
     was_training = module.training
     module.eval()
+    arithmetic = full_float32(module.device.type) if trainer.precision == "32-true" else nullcontext()
     try:
-        with torch.inference_mode(), trainer.precision_plugin.forward_context():
+        with torch.inference_mode(), arithmetic, trainer.precision_plugin.forward_context():
             yield
     finally:
         module.train(was_training)

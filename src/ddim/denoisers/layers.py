@@ -115,6 +115,15 @@ class ResidualBlock(nn.Module):
         return self.shortcut(x) + self.conv2(self.dropout(self.norm2(h)))
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(C)) v of q, k, v (N, positions, C), one head: (N, positions, C) in q's precision."""
+    if q.device.type == "cpu" and q.dtype is torch.bfloat16:
+        # The fused kernel of CPUs does not multiply in bfloat16: two matrix products are 2.5 to 5 times faster.
+        scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5)
+        return torch.bmm(scores.softmax(dim=-1).to(q.dtype), v)
+    return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+
+
 class Attention(nn.Module):
     """Self-attention over all positions of (N, C, H, W), one head of size C, added to its input.
 
@@ -132,10 +141,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # For a channels-last x neither this transposition nor the one back moves any memory.
         tokens = self.norm(x).flatten(2).transpose(1, 2)
-        heads = F.scaled_dot_product_attention(
-            self.q(tokens)[:, None], self.k(tokens)[:, None], self.v(tokens)[:, None]
-        )
-        return x + self.out(heads[:, 0]).transpose(1, 2).unflatten(2, x.shape[2:])
+        attended = attention(self.q(tokens), self.k(tokens), self.v(tokens))
+        return x + self.out(attended).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 class Downsample(nn.Module):

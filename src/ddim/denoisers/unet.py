@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ddim.denoisers.layers import DownLevel, GroupNormSiLU, Middle, TimeEmbedding, UpLevel, conv3x3
@@ -107,14 +108,20 @@ class UNet(nn.Module):
             t: (N,) timesteps, LongTensor.
 
         Returns:
-            (N, out_channels, H, W) in the precision of the weights, or of autocast where that is on.
+            (N, out_channels, H, W) in the precision of the weights. Autocast applies between the first and the last
+            convolution, which keep that precision.
 
         Raises:
             ValueError: x or t has another shape or kind than this.
         """
         self._check_inputs(x, t)
         time = self.time_embedding(t)
-        x = self.conv_in(x.to(self.conv_in.weight.dtype))
+        # What autocast may compute in less is everything between the two ends. x and eps themselves are not rounded: an
+        # error in eps is carried into every later step, and rounding it was most of bfloat16's effect on the images.
+        with torch.autocast(x.device.type, enabled=False):
+            x = self.conv_in(x.to(self.conv_in.weight.dtype))
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         skips = [x]
         for down in self.down:
             x, new_skips = down(x, time)
@@ -122,7 +129,8 @@ class UNet(nn.Module):
         x = self.middle(x, time)
         for up in reversed(self.up):
             x = up(x, skips, time)
-        return self.conv_out(self.norm_out(x))
+        with torch.autocast(x.device.type, enabled=False):
+            return self.conv_out(self.norm_out(x.to(self.conv_out.weight.dtype)))
 
     def _check_inputs(self, x: Tensor, t: Tensor) -> None:
         channels = self.config["in_channels"]

@@ -2,7 +2,7 @@
 
 from ddim.metrics.compute import METRICS, NEIGHBOURS, compute_floor, compute_metrics, frechet_distance, needs_features
 from ddim.metrics.extractors import FEATURES, build_extractor
-from ddim.metrics.features import FeatureExtractor, Features, extract_features
+from ddim.metrics.features import FeatureExtractor, Features, extract_features, full_float32
 from ddim.metrics.moments import RunningMoments
 from ddim.metrics.neighbours import nearest_neighbours
 from ddim.metrics.reference import (
@@ -25,6 +25,7 @@ __all__ = [
     "compute_metrics",
     "extract_features",
     "frechet_distance",
+    "full_float32",
     "load_published_statistics",
     "nearest_neighbours",
     "needs_features",
