@@ -293,7 +293,10 @@ class TestGenerate:
     def generate(self, num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1, keep: int = 5):
         module = module_of()
         trainer = SimpleNamespace(
-            global_rank=rank, world_size=world_size, precision_plugin=pl.plugins.precision.Precision()
+            global_rank=rank,
+            world_size=world_size,
+            precision="32-true",
+            precision_plugin=pl.plugins.precision.Precision(),
         )
         extractor = build_extractor("pixels", channels=1, resolution=8, weights_dir=Path())
         seen: list[int] = []
@@ -350,7 +353,7 @@ class TestGenerate:
     def test_training_mode_comes_back(self):
         module = module_of().train()
         with generation_module.sampling_context(
-            SimpleNamespace(precision_plugin=pl.plugins.precision.Precision()), module
+            SimpleNamespace(precision="32-true", precision_plugin=pl.plugins.precision.Precision()), module
         ):
             assert not module.training and torch.is_inference_mode_enabled()
         assert module.training and not torch.is_inference_mode_enabled()
@@ -384,7 +387,7 @@ class TestGenerate:
         column = torch.tensor(numbers).float()[:, None]
         samples = Samples(torch.tensor(numbers), Features(column), torch.zeros(0, 1, 1, 1))
         with pytest.raises(RuntimeError, match="where the first 3 were asked for"):
-            _gather(samples, 1.0, 0.0, 3, 1)
+            _gather(samples, None, 1.0, 0.0, 3, 1)
 
 
 class TestSamplePictures:
