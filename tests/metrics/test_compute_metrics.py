@@ -91,7 +91,10 @@ def test_kid_takes_subsets_of_a_thousand_or_all(monkeypatch):
         expected = kid_features_to_metric(
             rows[:count], rows, kid_subset_size=size, kid_subsets=5, rng_seed=5, verbose=False
         )
-        found = compute_metrics(Features(rows[:count]), reference(rows), ["kid"], seed=5)
+        against = reference(rows)
+        first = compute_metrics(Features(2 * rows[:count]), against, ["kid"], seed=5)
+        found = compute_metrics(Features(rows[:count]), against, ["kid"], seed=5)  # with what the first one kept
+        assert first["kid_mean"] != found["kid_mean"]
         assert found["kid_mean"] == expected["kernel_inception_distance_mean"]
         assert found["kid_std"] == expected["kernel_inception_distance_std"]
 

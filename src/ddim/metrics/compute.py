@@ -1,7 +1,7 @@
 """The metrics, as torch-fidelity defines them, on features that are extracted once.
 
 What it offers in parts is called; what it would do again for every set, though it depends on the reference alone, is
-kept with the reference: the root of its covariance and the radii of its manifold.
+kept with the reference: the root of its covariance, the radii of its manifold, the sums of its kernel.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
-from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
 from ddim.metrics.cache import derived
 from ddim.metrics.features import Features
+from ddim.metrics.kid import kernel_distance
 from ddim.metrics.manifold import precision_recall
 from ddim.metrics.moments import RunningMoments, symmetric_root
 from ddim.metrics.reference import ReferenceStatistics, short_hash
@@ -72,15 +72,14 @@ def compute_metrics(
         return values
     smaller = min(len(generated), 0 if reference.features is None else len(reference.features))
     if reference.features is not None and "kid" in metrics and smaller >= 2:
-        kid = kid_features_to_metric(
+        values["kid_mean"], values["kid_std"] = kernel_distance(
             generated.features,
             reference.features,
-            kid_subsets=KID_SUBSETS,
-            kid_subset_size=min(KID_SUBSET_SIZE, smaller),
-            rng_seed=seed,
-            verbose=False,
+            KID_SUBSETS,
+            min(KID_SUBSET_SIZE, smaller),
+            seed,
+            reference.kernel_sums,
         )
-        values |= {"kid_mean": kid[KEY_METRIC_KID_MEAN], "kid_std": kid[KEY_METRIC_KID_STD]}
     if reference.features is not None and "precision_recall" in metrics and smaller > NEIGHBOURS:
         radii = reference.radii(NEIGHBOURS, device)
         values["precision"], values["recall"] = precision_recall(

@@ -20,6 +20,7 @@ from torch import Tensor
 from ddim.errors import UserError
 from ddim.metrics.cache import UNREADABLE, cached_radii, forget_derived, save_arrays
 from ddim.metrics.features import FeatureExtractor
+from ddim.metrics.kid import KernelSums
 from ddim.metrics.moments import RunningMoments, symmetric_root
 from ddim.metrics.reservoir import Reservoir
 from ddim.paths import usable_path
@@ -50,6 +51,8 @@ class ReferenceStatistics:
     digest: str
     indices: Tensor | None = None
     path: Path | None = None
+    # What KID keeps here, see `ddim.metrics.kid`.
+    kernel_sums: KernelSums = field(default_factory=dict, init=False, repr=False, compare=False)
     _radii: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
