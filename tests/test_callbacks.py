@@ -293,7 +293,10 @@ class TestGenerate:
     def generate(self, num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1, keep: int = 5):
         module = module_of()
         trainer = SimpleNamespace(
-            global_rank=rank, world_size=world_size, precision_plugin=pl.plugins.precision.Precision()
+            global_rank=rank,
+            world_size=world_size,
+            precision="32-true",
+            precision_plugin=pl.plugins.precision.Precision(),
         )
         extractor = build_extractor("pixels", channels=1, resolution=8, weights_dir=Path())
         seen: list[int] = []
@@ -330,7 +333,7 @@ class TestGenerate:
     def test_ranks_together_hold_each_sample_once_and_in_order(self, monkeypatch, num_samples, world_size):
         """Each rank in turn in this process; what it would send is kept, then gathered as every rank would."""
         local: list = []
-        monkeypatch.setattr(generation_module, "_gather", lambda *arguments: local.append(arguments[:3]))
+        monkeypatch.setattr(generation_module, "_gather", lambda *arguments: local.append(arguments[:4]))
         for rank in range(world_size):
             self.generate(num_samples, 3, rank, world_size, keep=4)
         monkeypatch.undo()
@@ -345,12 +348,12 @@ class TestGenerate:
         assert (generation.features.features - features).abs().max() <= 1.01 / 255
         assert len(generation.first_images) == min(4, num_samples)
         assert (generation.first_images.int() - images[:4].int()).abs().max() <= 1
-        assert generation.seconds == max(seconds for _, seconds, _ in local)
+        assert generation.seconds == max(seconds for *_, seconds, _ in local)
 
     def test_training_mode_comes_back(self):
         module = module_of().train()
         with generation_module.sampling_context(
-            SimpleNamespace(precision_plugin=pl.plugins.precision.Precision()), module
+            SimpleNamespace(precision="32-true", precision_plugin=pl.plugins.precision.Precision()), module
         ):
             assert not module.training and torch.is_inference_mode_enabled()
         assert module.training and not torch.is_inference_mode_enabled()
@@ -368,7 +371,7 @@ class TestGenerate:
             pictures = numbers[numbers < keep].reshape(-1, 1, 1, 1)
             return Samples(numbers, Features(column, -column), pictures) if len(numbers) else None
 
-        everyone = [(part(rank), float(rank), 100.0 if rank == 0 else 0.0) for rank in range(world_size)]
+        everyone = [(part(rank), None, float(rank), 100.0 if rank == 0 else 0.0) for rank in range(world_size)]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
                 torch.distributed, "all_gather_object", lambda out, mine: out.__setitem__(slice(None), everyone)
@@ -384,7 +387,7 @@ class TestGenerate:
         column = torch.tensor(numbers).float()[:, None]
         samples = Samples(torch.tensor(numbers), Features(column), torch.zeros(0, 1, 1, 1))
         with pytest.raises(RuntimeError, match="where the first 3 were asked for"):
-            _gather(samples, 1.0, 0.0, 3, 1)
+            _gather(samples, None, 1.0, 0.0, 3, 1)
 
 
 class TestSamplePictures:

@@ -42,11 +42,11 @@ from ddim.diffusion import NoiseSource
 from ddim.errors import UserError
 from ddim.lit_module import DenoisingModule
 from ddim.metrics import (
+    NEIGHBOURS,
     FeatureExtractor,
-    Features,
     ReferenceStatistics,
     build_extractor,
-    compute_metrics,
+    compute_floor,
     load_published_statistics,
     reference_statistics,
 )
@@ -58,6 +58,9 @@ log = logging.getLogger(__name__)
 
 # What Lightning refuses on a machine that lacks it.
 DEVICE_ARGUMENTS = ("accelerator", "devices", "strategy", "precision", "num_nodes")
+# Pixels sampled at once. On two CPU cores the CIFAR-10 network takes 17% longer per image in batches of 128 than of 32.
+CPU_PIXELS, GPU_PIXELS = 32 * 32**2, 1024 * 32**2
+MOST_AT_ONCE = 4096
 # What a dataset's configuration says of the sampler and the evaluation, not of the images.
 DATASET_DEFAULTS = ("features", "tau", "table")
 MAX_BLOCKS = 100
@@ -190,6 +193,17 @@ def warn_of_few_samples(key: str, num_samples: int, extractor: FeatureExtractor,
         )
 
 
+def sampling_batch(batch_size: int | None, resolution: int, trainer: Mapping[str, Any]) -> int:
+    """`evaluation.batch_size`, or how many images of resolution x resolution are sampled at once where it is null.
+
+    On a CPU what the caches hold, on a GPU what keeps it busy; `in_batches` halves what memory does not hold.
+    """
+    if batch_size is not None:
+        return batch_size
+    pixels = GPU_PIXELS if _device(trainer) == "cuda" else CPU_PIXELS
+    return min(MOST_AT_ONCE, max(1, pixels // resolution**2))
+
+
 def sampling(seed: int, datamodule: ImageDataModule, batch_size: int) -> Sampling:
     """Samples of the size of these images."""
     shape = (datamodule.channels, datamodule.resolution, datamodule.resolution)
@@ -233,11 +247,15 @@ def build_measure(
         )
 
     reference = _published(Path(published), extractor.dim) if published else statistics(split)
+    device = _device(config.trainer)
+    if "precision_recall" in metrics and reference.features is not None and len(reference.features) > NEIGHBOURS:
+        # Here, while other processes wait: they find them in the cache.
+        reference.radii(NEIGHBOURS, device)
     floor = None
     if with_floor:
         real = statistics("test" if split == "train" else "train")
         assert real.features is not None
-        values = compute_metrics(Features(real.features), reference, metrics, seed=config.seed)
+        values = compute_floor(real, reference, metrics, config.seed, device)
         floor = Floor(len(real.features), values, features_name(extractor), reference.digest)
     return Measure(extractor, reference, tuple(metrics), floor, None if published else split)
 

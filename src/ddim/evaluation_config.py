@@ -101,7 +101,7 @@ class EvaluationConfig:
     parts: Any = field(default_factory=lambda: ["grid"])
     weights: str = "ema"
     num_samples: int = 1000
-    batch_size: int = 500
+    batch_size: int | None = None
     features: str = "pixels"
     metrics: Any = field(default_factory=lambda: list(METRICS))
     reference: str | None = None
@@ -122,7 +122,8 @@ class EvaluationConfig:
             raise UserError(f"evaluation.parts={self.parts} names a part twice.")
         one_of("evaluation.weights", self.weights, ("ema", "raw"))
         at_least("evaluation.num_samples", self.num_samples, 2)
-        at_least("evaluation.batch_size", self.batch_size, 1)
+        if self.batch_size is not None:
+            at_least("evaluation.batch_size", self.batch_size, 1)
         at_least("evaluation.loss_images", self.loss_images, 1)
         at_least("evaluation.grid_images", self.grid_images, 1)
         if not self.partial_every_seconds >= 0:

@@ -19,7 +19,7 @@ from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 import ddim
-from ddim.build import build_trainer, check_shape, load_data
+from ddim.build import build_trainer, check_shape, load_data, sampling_batch
 from ddim.callbacks import Resumption, SignalHandlers
 from ddim.checkpoint import LAST, OVERRIDES_FILE, check_resumable, raw_overrides, read_config
 from ddim.cli import in_sweep
@@ -139,9 +139,10 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
         config.dataset,
         config,
         batch_size=1,
-        eval_batch_size=part.batch_size,
+        eval_batch_size=1,
         num_workers=0,
     )
+    datamodule.eval_batch_size = sampling_batch(part.batch_size, datamodule.resolution, config.trainer)
     datamodule.test_limit = part.loss_images
     # The command line may have changed what the weights do not decide, such as the resolution.
     denoiser = subject.build(part.weights, denoiser=config.denoiser)

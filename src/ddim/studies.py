@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ddim.build import build_measure, load_extractor, sampling, warn_of_few_samples
+from ddim.build import build_measure, load_extractor, sampling, sampling_batch, warn_of_few_samples
 from ddim.callbacks import (
     Consistency,
     Diversity,
@@ -67,7 +67,9 @@ def build_studies(
         )
         context["reference"] = measure.reference.provenance
     common: dict[str, Any] = {
-        "sampling": sampling(config.seed, datamodule, part.batch_size),
+        "sampling": sampling(
+            config.seed, datamodule, sampling_batch(part.batch_size, datamodule.resolution, config.trainer)
+        ),
         "directory": directory,
         "identity": identity,
         "show_progress": show_progress,

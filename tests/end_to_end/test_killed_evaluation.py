@@ -146,7 +146,9 @@ def test_two_evaluations_at_once_share_a_fresh_cache(workplace, trained_run, mon
         finish(process)
     assert rows(workplace / "a") == rows(workplace / "b") and len(rows(workplace / "a")) == 2
     left = sorted(path.name for path in (workplace / "cache" / "reference").iterdir())
-    assert len(left) == 2 and all(name.endswith(".npz") and not name.startswith(".") for name in left)
+    # Statistics of both splits, the floor beside one, the radii beside the other.
+    assert len(left) == 4 and all(name.endswith(".npz") and not name.startswith(".") for name in left)
+    assert ["-floor-" in name or "-radii3." in name for name in left].count(True) == 2
     alone = begin(*arguments, f"hydra.run.dir={workplace / 'c'}", f"cache_dir={workplace / 'other'}")
     finish(alone)
     assert rows(workplace / "c") == rows(workplace / "a")

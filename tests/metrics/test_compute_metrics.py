@@ -91,7 +91,10 @@ def test_kid_takes_subsets_of_a_thousand_or_all(monkeypatch):
         expected = kid_features_to_metric(
             rows[:count], rows, kid_subset_size=size, kid_subsets=5, rng_seed=5, verbose=False
         )
-        found = compute_metrics(Features(rows[:count]), reference(rows), ["kid"], seed=5)
+        against = reference(rows)
+        first = compute_metrics(Features(2 * rows[:count]), against, ["kid"], seed=5)
+        found = compute_metrics(Features(rows[:count]), against, ["kid"], seed=5)  # with what the first one kept
+        assert first["kid_mean"] != found["kid_mean"]
         assert found["kid_mean"] == expected["kernel_inception_distance_mean"]
         assert found["kid_std"] == expected["kernel_inception_distance_std"]
 
@@ -114,20 +117,20 @@ def test_precision_and_recall_in_blocks_equal_those_at_once():
 
 
 def test_distances_for_precision_and_recall_are_in_full_float32(monkeypatch):
-    seen = []
+    seen, cdist = [], torch.cdist
 
-    def look(*args, **kwargs):
+    def look(*args):
         seen.append((torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision))
-        return prc_features_to_metric(*args, **kwargs)
+        return cdist(*args)
 
-    monkeypatch.setattr(compute, "prc_features_to_metric", look)
+    monkeypatch.setattr(torch, "cdist", look)
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
         compute_metrics(Features(torch.randn(9, 3)), reference(torch.randn(9, 3)), ["precision_recall"])
     finally:
         torch.set_float32_matmul_precision(before)
-    assert seen == [("ieee", "ieee")]
+    assert seen == 3 * [("ieee", "ieee")]  # within each set and between them
 
 
 def test_inception_score_of_certain_and_evenly_spread_classes():

@@ -196,7 +196,7 @@ def work(rank, world_size):
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     module = DenoisingModule(denoiser, schedule, optimizer={})
     trainer = SimpleNamespace(
-        global_rank=rank, world_size=world_size, precision_plugin=pl.plugins.precision.Precision()
+        global_rank=rank, world_size=world_size, precision="32-true", precision_plugin=pl.plugins.precision.Precision()
     )
     point = grid_points(schedule, steps=3, etas=0.5, tau="linear")[0]
     for features, count in COUNTS.items():

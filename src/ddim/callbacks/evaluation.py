@@ -141,6 +141,7 @@ class EvaluationGrid(Study):
             keep_images=self.keep_images,
             advance=progress.advance,
             partial=self.partial(point, trainer, module, self.measure.extractor),
+            keep_features=self.measure.needs_features,
         )
         result = grid_result(
             self.columns(point, trainer, module), generation, self.measure, module.device, num_samples=self.num_samples
@@ -207,10 +208,10 @@ def grid_result(
 
     columns: those of `Study.columns`.
     """
-    if len(generation.features) != num_samples:
-        raise RuntimeError(f"{len(generation.features)} images were generated where {num_samples} were asked for")
+    if len(generation.measured) != num_samples:
+        raise RuntimeError(f"{len(generation.measured)} images were generated where {num_samples} were asked for")
     metrics = compute_metrics(
-        generation.features, measure.reference, measure.metrics, seed=columns["seed"], device=device
+        generation.measured, measure.reference, measure.metrics, seed=columns["seed"], device=device
     )
     provenance = measure.reference.provenance
     row: dict[str, Any] = {"frechet_distance": None, **columns, **metrics}

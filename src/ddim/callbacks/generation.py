@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import wraps
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
@@ -15,12 +14,13 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from ddim.callbacks.gathering import failing_together, from_first, gather_objects
 from ddim.callbacks.partial import Known, Partial, Samples
 from ddim.diffusion import NoiseSource
-from ddim.errors import SharedError, UserError
+from ddim.errors import UserError
 from ddim.grid import GridPoint
 from ddim.lit_module import DenoisingModule
-from ddim.metrics import FeatureExtractor, Features, full_float32
+from ddim.metrics import FeatureExtractor, Features, RunningMoments, full_float32
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -44,11 +44,20 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Generation:
-    """The images of one grid point, as far as they are kept."""
+    """The images of one grid point, as far as they are kept.
+
+    moments: of the features, where these are not kept and `features` are those of no image.
+    """
 
     features: Features
     first_images: Tensor
     seconds: float
+    moments: RunningMoments | None = None
+
+    @property
+    def measured(self) -> Features | RunningMoments:
+        """What metrics are computed from."""
+        return self.features if self.moments is None else self.moments
 
 
 @contextmanager
@@ -108,39 +117,6 @@ def _attempt(work: Callable[[Tensor], T], batch: Tensor) -> tuple[Any, str | Non
         return None, str(error).partition("\n")[0].partition(". ")[0]
 
 
-def failing_together(gathering: Callable[..., T]) -> Callable[..., T]:
-    """For a function of (trainer, ...) that works alone and at its end gathers once from all processes.
-
-    A `UserError` of one process takes the place of what it would have given, and all raise it: none waits in vain.
-    """
-
-    @wraps(gathering)
-    def together(trainer: pl.Trainer, *args: Any, **kwargs: Any) -> T:
-        try:
-            return gathering(trainer, *args, **kwargs)
-        except SharedError:
-            raise
-        except UserError as error:
-            if trainer.world_size == 1:
-                raise
-            gather_objects(error, trainer.world_size)
-            raise
-
-    return together
-
-
-def gather_objects(mine: Any, world_size: int) -> list[Any]:
-    """What every process gives, by rank, on all. Raises `SharedError` where one of them gives a `UserError`."""
-    everyone: list[Any] = [mine]
-    if world_size > 1:
-        everyone = [None] * world_size
-        torch.distributed.all_gather_object(everyone, mine)
-    for given in everyone:
-        if isinstance(given, UserError):
-            raise SharedError(str(given)) from given
-    return everyone
-
-
 @failing_together
 def generate(
     trainer: pl.Trainer,
@@ -153,10 +129,12 @@ def generate(
     keep_images: int,
     advance: Callable[[int], None] = lambda images: None,
     partial: Partial | None = None,
+    keep_features: bool = True,
 ) -> Generation:
     """Samples 0 ... num_samples - 1 of a grid point, exactly those, split over the processes by their number.
 
     partial: where finished batches are kept while the point is not finished, and taken from.
+    keep_features: where it is false, the moments of the features are all that is kept of them.
 
     Returns on every process: the features in the order of the samples, the first `keep_images` images (uint8), and
     the seconds spent sampling (feature extraction apart) by the slowest process, those of earlier attempts included.
@@ -186,11 +164,22 @@ def generate(
         return len(indices), Samples(missing, extractor(images).cpu(), images[missing < keep_images].cpu()), seconds
 
     mine = torch.tensor(range(trainer.global_rank, num_samples, trainer.world_size), dtype=torch.long)
-    parts, seconds = [] if known.samples is None else [known.samples], 0.0
+    parts: list[Samples] = []
+    seconds, moments = 0.0, None if keep_features else RunningMoments(extractor.dim)
+
+    def keep(samples: Samples) -> None:
+        if moments is not None:
+            moments.update(samples.features.features)
+            samples = samples.without_features()
+        parts.append(samples)
+
+    if known.samples is not None:
+        keep(known.samples)
+        known = replace(known, samples=None)
     try:
         for count, samples, spent in in_batches(sampling, mine, work):
             if samples is not None:
-                parts.append(samples)
+                keep(samples)
                 seconds += spent
                 if writer is not None:
                     writer.add(samples, spent)
@@ -204,29 +193,49 @@ def generate(
         if writer is not None:
             writer.flush()
         raise
-    return _gather(Samples.cat(parts) if parts else None, seconds, known.seconds, num_samples, trainer.world_size)
+    mine_all = Samples.cat(parts) if parts else None
+    parts.clear()
+    return _gather(mine_all, moments, seconds, known.seconds, num_samples, trainer.world_size)
 
 
-def from_first(value: T, world_size: int) -> T:
-    """On every process the first one's value. All must call it."""
-    return gather_objects(value, world_size)[0]
-
-
-def _gather(samples: Samples | None, seconds: float, earlier: float, num_samples: int, world_size: int) -> Generation:
+def _gather(
+    samples: Samples | None,
+    moments: RunningMoments | None,
+    seconds: float,
+    earlier: float,
+    num_samples: int,
+    world_size: int,
+) -> Generation:
     """Everybody's samples in order, on every process. `earlier` are the seconds of other attempts."""
-    everyone = gather_objects((samples, seconds, earlier), world_size)
-    whole = Samples.cat([part for part, _, _ in everyone if part is not None])
+    everyone = gather_objects((samples, moments, seconds, earlier), world_size)
+    # One process has them in order: no copy.
+    given = [part for part, *_ in everyone if part is not None]
+    whole = given[0] if len(given) == 1 else Samples.cat(given)
     order = whole.indices.argsort()
     if not torch.equal(whole.indices[order], torch.arange(num_samples)):
         raise RuntimeError(f"{len(order)} samples were made where the first {num_samples} were asked for, once each")
-    features, logits = whole.features.features[order], whole.features.logits
+    if moments is not None:
+        moments = _merged([others for _, others, *_ in everyone])
+        if len(moments) != num_samples:
+            raise RuntimeError(f"{len(moments)} images entered the moments where {num_samples} were asked for")
+    features = whole.features
+    if moments is None and not torch.equal(order, torch.arange(num_samples)):
+        features = Features(features.features[order], None if features.logits is None else features.logits[order])
     # Pictures are those of the smallest numbers, in the order in which these stand in `indices`.
     pictured = whole.indices[whole.indices < len(whole.images)].argsort()
     return Generation(
-        Features(features, None if logits is None else logits[order]),
+        features,
         whole.images[pictured],
-        max(spent for _, spent, _ in everyone) + sum(before for _, _, before in everyone),
+        max(spent for *_, spent, _ in everyone) + sum(before for *_, before in everyone),
+        moments,
     )
+
+
+def _merged(parts: Sequence[RunningMoments]) -> RunningMoments:
+    whole = RunningMoments(parts[0].dim)
+    for part in parts:
+        whole.merge(part)
+    return whole
 
 
 def _synchronise(device: torch.device) -> None:

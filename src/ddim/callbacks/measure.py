@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ddim.metrics import FeatureExtractor, ReferenceStatistics
+from ddim.metrics import FeatureExtractor, ReferenceStatistics, needs_features
 from ddim.results import Floor
 
 
@@ -20,6 +20,11 @@ class Measure:
     metrics: tuple[str, ...]
     floor: Floor | None = None
     split: str | None = None
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether a metric looks at single images; else the moments of all features say enough."""
+        return needs_features(self.metrics, self.reference)
 
 
 def features_name(extractor: FeatureExtractor) -> str:

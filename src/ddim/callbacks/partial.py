@@ -24,13 +24,19 @@ SUFFIX = ".safetensors"
 class Samples:
     """Some samples, in any order: their numbers, their features, and the pictures of those that are kept.
 
-    indices: int64 (n,). features: of all n. images: uint8 (m, C, H, W), of those numbers that are below the count
-    that is kept, in the order of `indices`.
+    indices: int64 (n,). features: of all n, or of none. images: uint8 (m, C, H, W), of those numbers that are below the
+    count that is kept, in the order of `indices`.
     """
 
     indices: Tensor
     features: Features
     images: Tensor
+
+    def without_features(self) -> Samples:
+        """The same samples, with features of none of them: what is left of a set of which moments are kept."""
+        return Samples(
+            self.indices, Features(self.features.features.new_empty(0, self.features.features.shape[1])), self.images
+        )
 
     @classmethod
     def cat(cls, parts: Sequence[Samples]) -> Samples:

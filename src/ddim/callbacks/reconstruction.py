@@ -12,10 +12,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from ddim.callbacks.gathering import failing_together, gather_objects
 from ddim.callbacks.generation import (
     Sampling,
-    failing_together,
-    gather_objects,
     in_batches,
     sampling_context,
 )

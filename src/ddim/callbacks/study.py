@@ -12,7 +12,8 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from ddim.callbacks.generation import Sampling, from_first
+from ddim.callbacks.gathering import from_first
+from ddim.callbacks.generation import Sampling
 from ddim.callbacks.partial import Partial
 from ddim.callbacks.resumption import Finished, Resumption
 from ddim.diffusion import NoiseSchedule

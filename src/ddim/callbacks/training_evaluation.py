@@ -49,9 +49,10 @@ class TrainingEvaluation(EveryNValidations):
                 self.sampling,
                 num_samples=self.num_samples,
                 keep_images=0,
+                keep_features=self.measure.needs_features,
             )
             metrics = compute_metrics(
-                generation.features, self.measure.reference, self.measure.metrics, self.seed, module.device
+                generation.measured, self.measure.reference, self.measure.metrics, self.seed, module.device
             )
             for name, value in metrics.items():
                 module.log(f"val/{name}/{point_key(point)}", value)

@@ -1,6 +1,6 @@
 """Sample quality: features of images, statistics of a reference set, and the distances between them."""
 
-from ddim.metrics.compute import METRICS, compute_metrics, frechet_distance
+from ddim.metrics.compute import METRICS, NEIGHBOURS, compute_floor, compute_metrics, frechet_distance, needs_features
 from ddim.metrics.extractors import FEATURES, build_extractor
 from ddim.metrics.features import FeatureExtractor, Features, extract_features, full_float32
 from ddim.metrics.moments import RunningMoments
@@ -15,17 +15,20 @@ from ddim.metrics.reference import (
 __all__ = [
     "FEATURES",
     "METRICS",
+    "NEIGHBOURS",
     "FeatureExtractor",
     "Features",
     "ReferenceStatistics",
     "RunningMoments",
     "build_extractor",
+    "compute_floor",
     "compute_metrics",
     "extract_features",
     "frechet_distance",
     "full_float32",
     "load_published_statistics",
     "nearest_neighbours",
+    "needs_features",
     "preprocessing_hash",
     "reference_statistics",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,14 +35,33 @@ class RunningMoments:
             return
         mean = rows.mean(axis=0)
         centred = rows - mean
-        shift = mean - self.mean
-        total = self.count + len(rows)
-        self.scatter += centred.T @ centred + np.outer(shift, shift) * (self.count * len(rows) / total)
-        self.mean = self.mean + shift * (len(rows) / total)
+        self._join(len(rows), mean, centred.T @ centred)
+
+    def merge(self, other: RunningMoments) -> None:
+        """Adds the rows that `other` has seen."""
+        if other.dim != self.dim:
+            raise ValueError(f"moments of {other.dim} dimensions cannot join those of {self.dim}")
+        if other.count:
+            self._join(other.count, other.mean, other.scatter)
+
+    def _join(self, count: int, mean: NDArray[np.float64], scatter: NDArray[np.float64]) -> None:
+        shift, total = mean - self.mean, self.count + count
+        self.scatter += scatter
+        self.scatter += np.outer(shift, shift * (self.count * count / total))
+        self.mean = self.mean + shift * (count / total)
         self.count = total
+
+    def __len__(self) -> int:
+        return self.count
 
     def covariance(self) -> NDArray[np.float64]:
         """(D, D), divided by N - 1. Raises ValueError for fewer than two rows."""
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 rows, got {self.count}")
         return self.scatter / (self.count - 1)
+
+
+def symmetric_root(sigma: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The symmetric root of a covariance (D, D). Eigenvalues that rounding has made negative count as 0."""
+    values, vectors = torch.linalg.eigh(torch.from_numpy((sigma + sigma.T) / 2))
+    return ((vectors * values.clamp(min=0).sqrt()) @ vectors.T).numpy()

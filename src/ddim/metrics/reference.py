@@ -5,14 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import struct
-import tempfile
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddim.errors import UserError
+from ddim.metrics.cache import UNREADABLE, cached_radii, forget_derived, save_arrays
 from ddim.metrics.features import FeatureExtractor
-from ddim.metrics.moments import RunningMoments
+from ddim.metrics.kid import KernelSums
+from ddim.metrics.moments import RunningMoments, symmetric_root
+from ddim.metrics.reservoir import Reservoir
 from ddim.paths import usable_path
 
 logger = logging.getLogger(__name__)
@@ -32,11 +31,6 @@ FORMAT = 2
 # What in a data set's provenance says which images these are. Everything else says how they were made from their
 # files, whatever may be added to it: a setting that is not known here must not go unnoticed.
 IMAGE_IDENTITY = frozenset({"dataset", "split", "split_rule", "count", "skipped", "fingerprint"})
-# What reading a damaged or foreign .npz raises, pickled arrays (which are refused) included.
-UNREADABLE = (
-    *(OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, SyntaxError, ArithmeticError),
-    *(RuntimeError, MemoryError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
-)
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,7 @@ class ReferenceStatistics:
     mu: float64 (D,). sigma: float64 (D, D), divided by N - 1. num_images: N behind mu and sigma, None if unknown.
     features: float32 (M, D), M = min(N, max_features), or None. indices: int64 (M,), which image each of the features
     is of, by its position in the stream of images; None without features. provenance: where all this comes from.
-    digest: a short identifier of it.
+    digest: a short identifier of it. path: the cache file; None where there is none.
     """
 
     mu: NDArray[np.float64]
@@ -56,6 +50,26 @@ class ReferenceStatistics:
     provenance: dict[str, Any]
     digest: str
     indices: Tensor | None = None
+    path: Path | None = None
+    # What KID keeps here, see `ddim.metrics.kid`.
+    kernel_sums: KernelSums = field(default_factory=dict, init=False, repr=False, compare=False)
+    _radii: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def sigma_root(self) -> NDArray[np.float64]:
+        """The symmetric root of sigma, (D, D): computed once for all sets that are measured against this one."""
+        return symmetric_root(self.sigma)
+
+    def radii(self, k: int, device: torch.device | str = "cpu") -> Tensor:
+        """The distance of each of the features to its k-th nearest other: float32 (M,), kept here and in the cache.
+
+        device: where it is computed. Raises ValueError without features, or with no more than k of them.
+        """
+        if self.features is None:
+            raise ValueError("radii need the features of the reference, which are not known")
+        if k not in self._radii:
+            self._radii[k] = cached_radii(self.path, k, self.features, device)
+        return self._radii[k]
 
     @property
     def preprocessing(self) -> str | None:
@@ -72,7 +86,7 @@ class ReferenceStatistics:
 def preprocessing_hash(data: Mapping[str, Any], extractor: Mapping[str, Any] | None = None) -> str:
     """A short hash of how images (by their data set's provenance), and features of them, were made from files."""
     treatment = {key: value for key, value in data.items() if key not in IMAGE_IDENTITY}
-    return _short_hash({"data": treatment} | ({} if extractor is None else {"extractor": extractor}))
+    return short_hash({"data": treatment} | ({} if extractor is None else {"extractor": extractor}))
 
 
 def reference_statistics(
@@ -97,13 +111,13 @@ def reference_statistics(
     full_provenance = _json_round_trip(
         {"format": FORMAT, "data": dict(provenance), "extractor": extractor.provenance, "max_features": max_features}
     )
-    digest = _short_hash(full_provenance)
+    digest = short_hash(full_provenance)
     path = Path(cache_dir) / f"reference-{digest}.npz"
     cached = _read_cache(path, extractor.dim, full_provenance, digest)
     if cached is not None:
         return cached
 
-    moments, kept = RunningMoments(extractor.dim), _Reservoir(max_features, extractor.dim)
+    moments, kept = RunningMoments(extractor.dim), Reservoir(max_features, extractor.dim)
     for batch in images():
         features = extractor(batch).features.cpu()
         moments.update(features)
@@ -122,6 +136,7 @@ def reference_statistics(
         full_provenance,
         digest,
         torch.from_numpy(kept.indices()),
+        path,
     )
     try:
         _write_cache(path, statistics)
@@ -167,45 +182,7 @@ def _shape_in(path: Path, key: str) -> tuple[int, ...]:
     return shape
 
 
-class _Reservoir:
-    """A uniform random subset of at most `size` rows of a stream (Waterman's algorithm R), without knowing its length.
-
-    One random number per row: batching does not change the choice.
-    """
-
-    def __init__(self, size: int, dim: int) -> None:
-        self.size = size
-        self.seen = 0
-        self.parts: list[NDArray[np.float32]] = []
-        self.buffer = np.empty((0, dim), np.float32)
-        # The first rows fill the slots in order; later ones replace.
-        self.positions = np.arange(size)
-        self.rng = np.random.default_rng(0)
-
-    def add(self, rows: NDArray[np.float32]) -> None:
-        indices = np.arange(self.seen, self.seen + len(rows))
-        slots = np.floor(self.rng.random(len(rows)) * (indices + 1)).astype(np.int64)
-        filling = indices < self.size
-        if filling.any():
-            self.parts.append(rows[filling])
-        for row, slot, index in zip(rows[~filling], slots[~filling], indices[~filling], strict=True):
-            if slot < self.size:
-                self.rows()[slot] = row
-                self.positions[slot] = index
-        self.seen += len(rows)
-
-    def rows(self) -> NDArray[np.float32]:
-        if self.parts:
-            self.buffer = np.concatenate([self.buffer, *self.parts])
-            self.parts = []
-        return self.buffer
-
-    def indices(self) -> NDArray[np.int64]:
-        """Position in the stream of each of `rows()`."""
-        return self.positions[: self.seen]
-
-
-def _short_hash(value: Mapping[str, Any]) -> str:
+def short_hash(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -233,23 +210,19 @@ def _read_cache(path: Path, dim: int, provenance: dict[str, Any], digest: str) -
         logger.warning("the cached reference statistics %s are of something else and are computed anew", path)
         return None
     return ReferenceStatistics(
-        mu, sigma, num_images, torch.from_numpy(features), stored, digest, torch.from_numpy(indices)
+        mu, sigma, num_images, torch.from_numpy(features), stored, digest, torch.from_numpy(indices), path
     )
 
 
 def _write_cache(path: Path, statistics: ReferenceStatistics) -> None:
-    """Writes beside the target and renames: readers and processes that race see a whole file or none."""
     assert statistics.features is not None and statistics.indices is not None and statistics.num_images is not None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".reference-") as folder:
-        partial = Path(folder) / path.name
-        np.savez(
-            partial,
-            mu=statistics.mu,
-            sigma=statistics.sigma,
-            features=statistics.features.numpy(),
-            indices=statistics.indices.numpy(),
-            num_images=np.int64(statistics.num_images),
-            provenance=np.array(json.dumps(statistics.provenance, sort_keys=True)),
-        )
-        os.replace(partial, path)
+    forget_derived(path)
+    save_arrays(
+        path,
+        mu=statistics.mu,
+        sigma=statistics.sigma,
+        features=statistics.features.numpy(),
+        indices=statistics.indices.numpy(),
+        num_images=np.int64(statistics.num_images),
+        provenance=np.array(json.dumps(statistics.provenance, sort_keys=True)),
+    )
