@@ -1,6 +1,6 @@
-"""Every key a run sends to W&B: what it is, its unit and the x-axis of its panel. `docs/wandb.md` is made from this list.
+"""Every key a run sends to W&B: what it is, its unit, the x-axis of its panel. `docs/wandb.md` is made from this list.
 
-Keys have no dots: W&B reads a dot as a path into a dictionary, and such columns neither sort nor filter in its run table.
+Keys have no dots: W&B reads a dot as a path into a dictionary, and defines no x-axis for a name that has one.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ class Key:
     """One key, or a family of keys.
 
     Attributes:
-        name: `<...>` stands for a part that the run decides, one or more levels of the key.
+        name: `<...>` stands for a part that the run decides, one or more levels of the key; `<-...>` may be absent.
         job: the `job_type` of the runs that have it.
-        kind: curve, picture (of one logged after another, W&B makes a slider), table, chart, or summary: a column of the
-            run table.
+        kind: curve, picture (W&B makes a slider of several), table, chart, or summary: a column of the run table.
         what: what it is, with its unit.
         axis: the x-axis of the panel; None for what has none.
         best: the run table shows the smallest value besides the last one.
@@ -45,7 +44,8 @@ class Key:
         return "<" in self.name
 
     def matches(self, key: str) -> bool:
-        return bool(re.fullmatch(re.sub(r"<[^>]*>", ".+", self.name), key))
+        pattern = re.sub(r"<-[^>]*>", "(-.+)?", self.name)
+        return bool(re.fullmatch(re.sub(r"<[^>]*>", ".+", pattern), key))
 
 
 def _training(name: str, what: str, kind: str = CURVE, *, best: bool = False) -> Key:
@@ -145,7 +145,7 @@ def wandb_key(key: str) -> str:
 
 
 def find(key: str, job: str, kinds: Iterable[str] = (CURVE, PICTURE, TABLE, CHART)) -> Key | None:
-    """The entry of a key as W&B has it: the key itself, else the family with the longest fixed part; None if unknown."""
+    """The entry of a key as W&B has it: its own, else the family with the longest fixed part; None if unknown."""
     found = [entry for entry in KEYS if entry.job == job and entry.kind in kinds and entry.matches(key)]
     return max(found, key=lambda entry: (not entry.is_family, len(re.sub(r"<[^>]*>", "", entry.name))), default=None)
 

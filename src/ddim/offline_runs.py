@@ -52,7 +52,7 @@ class OfflineRun:
 
 def read_records(path: Path) -> Iterator[Any]:
     """The records of a `.wandb` file, up to the point where it was cut off, if a kill has done so."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     content, position, parts = path.read_bytes(), HEADER, b""
     while position + HEADER <= len(content):

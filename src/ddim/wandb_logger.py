@@ -15,7 +15,7 @@ from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 
-from ddim.dashboard import AXES, CURVE, KEYS, NFE, PICTURE, SAMPLING_STEPS, TRAINING_STEP, find, wandb_key
+from ddim.dashboard import AXES, CURVE, EVALUATE, KEYS, NFE, PICTURE, SAMPLING_STEPS, TRAINING_STEP, find, wandb_key
 from ddim.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class DashboardLogger(WandbLogger):
     _staging: str | None = None
 
     def __init__(self, *, job: str, first_row: int = 0, **arguments: Any) -> None:
+        self._experiment: Any
         super().__init__(save_dir=arguments.pop("dir"), job_type=job, **arguments)
         del self._wandb_init["anonymous"]
         self.job = job
@@ -58,6 +59,9 @@ class DashboardLogger(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log one row, its keys without dots; the axes of keys that are new are defined first."""
         row = {wandb_key(key): value for key, value in metrics.items()}
+        if self.job == EVALUATE:
+            # Lightning's number of passes over the training images, of which an evaluation makes none.
+            row.pop("epoch", None)
         for key in row:
             if key not in self._defined:
                 self._define_key(key)
@@ -117,7 +121,7 @@ class DashboardLogger(WandbLogger):
         write_atomically((directory / ARTIFACT_FILE, (json.dumps(note, indent=1) + "\n").encode()))
 
     def use_checkpoint(self, artifact: str) -> None:
-        """Say that this run has used an artifact. Only the server knows artifacts, so offline the config alone says it."""
+        """Say that this run has used an artifact. Only the server knows artifacts; offline the config alone says it."""
         if self.experiment.offline:
             return
         try:
@@ -147,13 +151,13 @@ class DashboardLogger(WandbLogger):
         self._experiment.define_metric(key, step_metric=entry.axis, step_sync=not of_steps, summary=summary)
 
     def _stage_below_the_run(self) -> None:
-        """What W&B keeps of artifacts until they are uploaded goes below the run directory, not into the user's home."""
+        """Copies of artifacts that wait for their upload go below the run directory, not into the user's home."""
         if os.environ.get(STAGING) in (None, DashboardLogger._staging):
             DashboardLogger._staging = os.environ[STAGING] = str(Path(str(self.save_dir)).absolute() / "wandb" / "data")
 
 
 def artifact_of(checkpoint: Path) -> str | None:
-    """The artifact that holds exactly this checkpoint file, by the note its training has left; None if there is none."""
+    """The artifact that holds exactly this checkpoint file, by the note its training has left; None if none does."""
     note = checkpoint.parent.parent / ARTIFACT_FILE
     try:
         stated = json.loads(note.read_text())
