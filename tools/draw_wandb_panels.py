@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ddim.axes import COLOURS
-from ddim.dashboard import CURVE, KEYS, TRAIN, find
+from ddim.dashboard import CURVE, KEYS, TRAIN
 from ddim.offline_runs import OfflineRun, offline_files, read_offline_run
 
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def draw_training(files: Path, run: OfflineRun) -> Figure:
-    """The panels of a training run: a curve per key, and the ends and the middle of the slider of samples."""
+    """The panels of a training run: a curve per key, and both ends of the slider of samples."""
     families = {entry.name for entry in KEYS if entry.job == TRAIN and entry.kind == CURVE and not entry.is_family}
     keys = [key for key in sorted(families - {"epoch"}) if run.series(key)]
     figure = _figure(f"{run.run.display_name}  (group {run.run.run_group}, job_type {run.run.job_type})", (14, 12))
@@ -52,20 +52,8 @@ def draw_training(files: Path, run: OfflineRun) -> Figure:
             *zip(*points, strict=True), color=COLOURS[0], linewidth=1.4, marker="." if len(points) < 30 else None
         )
     pictures = run.curve("samples")
-    for panel in axes[len(keys) :]:
-        panel.set_axis_off()
-    step, last = pictures[-1]
-    panel = axes[-1]
-    panel.imshow(_picture(files, last))
-    panel.set_title("samples", fontsize=10, loc="left")
-    panel.text(
-        0.5,
-        -0.04,
-        f"slider at step {step}, {len(pictures)} positions",
-        transform=panel.transAxes,
-        ha="center",
-        va="top",
-    )
+    for panel, (step, value) in zip(axes[len(keys) :], (pictures[0], pictures[-1]), strict=True):
+        _show(panel, "samples", files, value, f"slider at step {step:g}, {len(pictures)} positions")
     return figure
 
 
@@ -82,12 +70,10 @@ def draw_evaluation(files: Path, run: OfflineRun) -> Figure:
         _draw_curves(panel, run, prefix)
     sliders = sorted(key for key in run.metrics if key.startswith("samples/"))
     for panel, key in zip(panels[2], sliders, strict=False):
-        panel.set_axis_off()
-        steps, value = run.curve(key)[0]
-        panel.imshow(_picture(files, value))
-        panel.set_title(key, fontsize=10, loc="left")
-        text = f"slider over S: here {steps} of {', '.join(str(s) for s, _ in run.curve(key))}"
-        panel.text(0.5, -0.04, text, transform=panel.transAxes, ha="center", va="top")
+        pictures = run.curve(key)
+        steps, value = pictures[-1]
+        text = f"slider over S: here {steps:g} of {', '.join(f'{s:g}' for s, _ in pictures)}"
+        _show(panel, key, files, value, text)
     return figure
 
 
@@ -110,7 +96,7 @@ def draw_comparison(evaluations: Sequence[tuple[Path, OfflineRun]]) -> Figure:
         [run.run.display_name, run.config["subject"]["weights"], *(_text(run.summary.get(name)) for name in COLUMNS)]
         for _, run in evaluations
     ]
-    drawn = table.table(cellText=rows, colLabels=names, loc="center", cellLoc="left", edges="horizontal")
+    drawn = table.table(cellText=rows, colLabels=names, loc="center", cellLoc="left", colLoc="left", edges="horizontal")
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(10)
     drawn.scale(1, 1.6)
@@ -134,8 +120,7 @@ def _draw_chart(panel: Axes, key: str, runs: Sequence[tuple[Path, OfflineRun]]) 
 
 def _draw_curves(panel: Axes, run: OfflineRun, prefix: str) -> None:
     keys = sorted(key for key in run.metrics if key.startswith(prefix))
-    entry = find(keys[0], run.run.job_type)
-    _style(panel, entry.name if entry is not None else prefix, run.metrics[keys[0]].step_metric)
+    _style(panel, f"{prefix}...", run.metrics[keys[0]].step_metric)
     for number, key in enumerate(keys):
         points = sorted(run.curve(key))
         panel.plot(*zip(*points, strict=True), color=COLOURS[number], marker="o", label=key.removeprefix(prefix))
@@ -145,6 +130,13 @@ def _draw_curves(panel: Axes, run: OfflineRun, prefix: str) -> None:
 def _open(directory: Path) -> tuple[Path, OfflineRun]:
     path = offline_files(directory, (directory / "wandb_run_id").read_text().strip())[-1]
     return path.parent / "files", read_offline_run(path)
+
+
+def _show(panel: Axes, key: str, files: Path, value: Any, text: str) -> None:
+    panel.set_axis_off()
+    panel.imshow(_picture(files, value))
+    panel.set_title(key, fontsize=10, loc="left")
+    panel.text(0.5, -0.04, text, transform=panel.transAxes, ha="center", va="top")
 
 
 def _picture(files: Path, value: Any) -> Image.Image:

@@ -89,7 +89,7 @@ def build_loggers(
     training run and what evaluates it share one.
 
     Raises:
-        UserError: `logger=tensorboard` without tensorboard.
+        UserError: `logger=tensorboard` without tensorboard, or `logger.mode=online` without credentials.
     """
     if config.name == "none" or not place().first:
         return []
@@ -119,6 +119,10 @@ def _wandb(
     # It becomes part of a folder's name.
     if not RUN_ID.fullmatch(run_id):
         raise UserError(f"{id_file} holds no id of a W&B run; remove it, and a new run is begun.")
+    if config.mode == "online" and not wandb.login(prompt=False, verify=False):
+        raise UserError(
+            "logger.mode=online: nobody is logged in to W&B; run `wandb login`, or take logger.mode=offline."
+        )
     offline = config.mode == "offline" or (config.mode == "auto" and not logged_in())
     if offline:
         log.info("W&B: offline; `wandb sync %s/wandb/offline-run-*` uploads this run.", directory)

@@ -144,11 +144,11 @@ TRAINING: dict[str, tuple[str, ...]] = {
     "trainer.max_time=soon": (r"^trainer\.max_time=soon", "DD:HH:MM:SS"),
     "logger=wandb logger.project=a/b": (r"logger\.project='a/b'", "none of them /"),
     "logger=wandb logger.tags=['']": (r"logger\.tags=\[''\]", "1 to 64"),
-    "logger=wandb logger.tags=nightly": (r"logger\.tags", "nightly"),
+    "logger=wandb logger.mode=online": (r"logger\.mode=online", "wandb login", "offline"),
+    "logger=wandb logger.tags=nightly": (r"^logger\.tags",),
     "logger=wandb logger.notes=[1,2]": (r"logger\.notes", "text|string|str"),
     "logger=wandb logger.group=''": (r"logger\.group=''", "1 to 128"),
     "logger=wandb logger.log_model=perhaps": (r"logger\.log_model", "perhaps"),
-    "logger=wandb logger.offline=true": (r"logger\.offline", "mode"),
     "dataset=image_folder dataset.root={images} dataset.resolution=30 loader.batch_size=2": (
         "resolution 30",
         "divisible by 8",
