@@ -328,7 +328,7 @@ def test_the_best_score_of_an_own_run_is_remembered(tmp_path):
 def test_the_wandb_id_of_a_run_is_no_path(workplace, text):
     (workplace / "wandb_run_id").write_text(text)
     with pytest.raises(UserError, match="wandb_run_id holds no id"):
-        build_loggers(LoggerConfig(offline=True), workplace, job_type="train", hyperparameters={})
+        build_loggers(LoggerConfig(mode="offline"), workplace, job_type="train", hyperparameters={})
     assert not (workplace / "wandb").exists()
 
 
@@ -388,9 +388,9 @@ def test_no_secret_of_the_environment_is_written_or_said(run_process, workplace,
     home.mkdir()
     for name, value in (KEYS | {"HOME": str(home)}).items():
         monkeypatch.setenv(name, value)
-    done = run_process("train.py", *tiny_training, "callbacks=minimal", "trainer.max_steps=2", "logger.offline=true")
+    done = run_process("train.py", *tiny_training, "callbacks=minimal", "trainer.max_steps=2", "logger.mode=offline")
     assert done.status == 0, done.errors
-    done = run_process("evaluate.py", *EVALUATE[:-1], "logger.offline=true")
+    done = run_process("evaluate.py", *EVALUATE[:-1], "logger.mode=offline")
     assert done.status == 0, done.errors
     written = [path for path in workplace.rglob("*") if path.is_file()]
     assert sum(path.suffix == ".wandb" for path in written) == 2, "W&B was not used"

@@ -30,6 +30,7 @@ from ddim.precision import AUTO
 
 OPTIMIZERS = ("adam", "adamw")
 LOGGERS = ("wandb", "csv", "tensorboard", "none")
+WANDB_MODES = ("auto", "online", "offline")
 WEIGHTINGS = ("simple", "min_snr", "snr_truncated")
 # The one number of a metric that a best checkpoint may be chosen by.
 MONITORED = {"frechet_distance": "frechet_distance", "kid": "kid_mean", "inception_score": "inception_score_mean"}
@@ -155,13 +156,12 @@ class LoggerConfig:
     group: str | None = None
     tags: list[str] = field(default_factory=list)
     notes: str | None = None
-    offline: Any = "auto"
+    mode: str = "auto"
     log_model: bool = False
 
     def check(self) -> None:
         one_of("logger.name", self.name, LOGGERS)
-        if self.offline not in ("auto", True, False):
-            raise UserError(f"logger.offline={self.offline} must be auto, true or false.")
+        one_of("logger.mode", self.mode, WANDB_MODES)
         for key in ("project", "entity", "group"):
             value = getattr(self, key)
             if value is not None and not (0 < len(value) <= 128 and WANDB_NAME.fullmatch(value)):

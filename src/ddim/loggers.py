@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from ddim.errors import UserError
 from ddim.files import write_atomically
+from ddim.offline_runs import next_history_step
 from ddim.processes import place
+from ddim.wandb_logger import DashboardLogger
 
 if TYPE_CHECKING:
     from ddim.config import LoggerConfig
@@ -69,17 +71,25 @@ def _append(path: Path, content: bytes) -> None:
 
 RUN_ID_FILE = "wandb_run_id"
 RUN_ID = re.compile(r"[\w-]{1,128}", re.ASCII)
+# W&B refuses these in the names of groups.
+NOT_IN_NAMES = re.compile(r"[/\\#?%:\n\r]+")
 
 
 def build_loggers(
-    config: LoggerConfig, directory: Path, *, job_type: str, hyperparameters: Mapping[str, Any]
+    config: LoggerConfig,
+    directory: Path,
+    *,
+    job_type: str,
+    hyperparameters: Mapping[str, Any],
+    group: str | None = None,
 ) -> list[Logger]:
     """Loggers that write under `directory`. A directory that already has a W&B run goes on in that run.
 
-    Of several processes only the first one has any.
+    Of several processes only the first one has any. group: that of the W&B run where `logger.group` gives none; a
+    training run and what evaluates it share one.
 
     Raises:
-        UserError: `logger=tensorboard` without tensorboard.
+        UserError: `logger=tensorboard` without tensorboard, or `logger.mode=online` without credentials.
     """
     if config.name == "none" or not place().first:
         return []
@@ -91,14 +101,16 @@ def build_loggers(
         except ModuleNotFoundError as error:
             raise UserError("logger=tensorboard needs the package tensorboard: pip install tensorboard") from error
     if config.name == "wandb" and os.environ.get("WANDB_MODE") != "disabled":
-        loggers.append(_wandb(config, directory, job_type, hyperparameters))
+        loggers.append(_wandb(config, directory, job_type, hyperparameters, group))
     return loggers
 
 
-def _wandb(config: LoggerConfig, directory: Path, job_type: str, hyperparameters: Mapping[str, Any]) -> WandbLogger:
+def _wandb(
+    config: LoggerConfig, directory: Path, job_type: str, hyperparameters: Mapping[str, Any], group: str | None
+) -> DashboardLogger:
     import wandb
 
-    # Before anything else: Lightning passes arguments that W&B comments on.
+    # Before anything else: W&B prints a page at the end of each run.
     wandb.setup(wandb.Settings(silent=True))
     id_file = directory / RUN_ID_FILE
     # The file of a process that was killed may be empty.
@@ -107,23 +119,27 @@ def _wandb(config: LoggerConfig, directory: Path, job_type: str, hyperparameters
     # It becomes part of a folder's name.
     if not RUN_ID.fullmatch(run_id):
         raise UserError(f"{id_file} holds no id of a W&B run; remove it, and a new run is begun.")
-    offline = config.offline if isinstance(config.offline, bool) else not logged_in()
+    if config.mode == "online" and not wandb.login(prompt=False, verify=False):
+        raise UserError(
+            "logger.mode=online: nobody is logged in to W&B; run `wandb login`, or take logger.mode=offline."
+        )
+    offline = config.mode == "offline" or (config.mode == "auto" and not logged_in())
     if offline:
         log.info("W&B: offline; `wandb sync %s/wandb/offline-run-*` uploads this run.", directory)
-    logger = WandbLogger(
-        name=directory.name,
-        save_dir=directory,
+    logger = DashboardLogger(
+        job=job_type,
+        # W&B numbers the rows of an offline run from 0 in every attempt; rows of one run must not share numbers.
+        first_row=next_history_step(directory, run_id) if offline else 0,
+        name=_name(directory),
+        dir=directory,
         project=config.project,
         entity=config.entity,
-        group=config.group,
-        job_type=job_type,
+        group=config.group or group_name(group or directory.name),
         tags=config.tags,
         notes=config.notes,
-        offline=offline,
-        # Lightning cannot upload artifacts of offline runs; asking for it there is an error, not a wish.
-        log_model=config.log_model and not offline,
         id=run_id,
-        resume="allow" if not offline else None,
+        # Offline as well: `wandb sync` then adds later attempts to the run instead of replacing it.
+        resume="allow",
         config=dict(hyperparameters),
         # Settings win over WANDB_MODE, which W&B read before anybody asked for offline.
         settings=wandb.Settings(mode="offline" if offline else "online"),
@@ -132,6 +148,16 @@ def _wandb(config: LoggerConfig, directory: Path, job_type: str, hyperparameters
         log.info("W&B: %s", logger.experiment.url)
     write_atomically((id_file, f"{run_id}\n".encode()))
     return logger
+
+
+def group_name(text: str) -> str:
+    """The text as the name of a W&B group: 1 to 128 characters, without those that W&B refuses."""
+    return NOT_IN_NAMES.sub("-", text).strip("-")[-128:] or "ddim"
+
+
+def _name(directory: Path) -> str:
+    """The directory's; a job of a sweep has only a number, so the sweep's goes before it."""
+    return f"{directory.parent.name}-{directory.name}" if directory.name.isdigit() else directory.name
 
 
 def logged_in() -> bool:

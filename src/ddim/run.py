@@ -41,6 +41,7 @@ from ddim.studies import build_studies
 from ddim.subject import open_subject
 from ddim.terminal import Terminal
 from ddim.training import build_training, stored_description
+from ddim.wandb_logger import DashboardLogger, artifact_of
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
     first_is_ready()
     with _closing(trainer, stop), one_fate(trainer):
         training.fit(resume)
+    if config.logger.log_model and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        _log_checkpoints(trainer, directory, stored_description(config))
     _finish(trainer)
     last = directory / "checkpoints" / LAST
     log.info("Trained to step %d. Checkpoint: %s", trainer.global_step, last if last.is_file() else "none")
@@ -151,18 +154,20 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
     # Before any precision plugin changes them.
     weights_hash = tensors_sha256(denoiser.state_dict())
     module = DenoisingModule(denoiser, schedule, optimizer={}, seed=config.seed)
+    identity = {
+        "dataset": datamodule.name,
+        "checkpoint": subject.origin,
+        "weights": weights,
+        "weights_hash": weights_hash[:16],
+        "seed": config.seed,
+    }
+    artifact = artifact_of(Path(subject.origin))
     studies = build_studies(
         config,
         schedule,
         datamodule,
         directory,
-        identity={
-            "dataset": datamodule.name,
-            "checkpoint": subject.origin,
-            "weights": weights,
-            "weights_hash": weights_hash[:16],
-            "seed": config.seed,
-        },
+        identity=identity,
         resumption=Resumption(
             directory,
             {"weights_sha256": weights_hash, "denoiser": denoiser.config},
@@ -180,7 +185,13 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
         directory,
         callbacks=[SignalHandlers(stop), *studies],
         enable_progress_bar=False,
-        logger=build_loggers(config.logger, directory, job_type="evaluate", hyperparameters=_plain(cfg)),
+        logger=build_loggers(
+            config.logger,
+            directory,
+            job_type="evaluate",
+            hyperparameters=_plain(cfg) | {"subject": {**identity, "artifact": artifact}},
+            group=_training_run(subject.origin),
+        ),
     )
     log.info(
         "Evaluating %s (%s weights) in %s: %s. Everything goes to %s",
@@ -196,6 +207,7 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
         with alone, _closing(trainer, stop), one_fate(trainer):
             if trainer.is_global_zero:
                 save_command(cfg, directory, checkpoint=subject.origin)
+                _use_artifact(trainer, artifact)
             trainer.test(module, datamodule, verbose=False)
     except BlockingIOError as error:
         raise UserError(
@@ -297,6 +309,26 @@ def _finish_wandb(status: Any) -> None:
     except Exception as error:  # with a full disk there is none it could not raise, and another one is on its way
         log.warning("W&B could not close its run (%s); it keeps what it had written.", error)
         wandb.teardown(exit_code=status)
+
+
+def _log_checkpoints(trainer: pl.Trainer, directory: Path, description: Mapping[str, Any]) -> None:
+    names = {group: values["name"] for group, values in description.items()}
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    for logger in trainer.loggers:
+        if isinstance(logger, DashboardLogger):
+            logger.log_checkpoints(directory, trainer.global_step, {**names, **metrics})
+
+
+def _use_artifact(trainer: pl.Trainer, artifact: str | None) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, DashboardLogger) and artifact is not None:
+            logger.use_checkpoint(artifact)
+
+
+def _training_run(origin: str) -> str:
+    """What a checkpoint's training run is called: the name of its directory, or what a public checkpoint is called."""
+    path = Path(origin)
+    return path.parent.parent.name if path.parent.name == "checkpoints" else origin
 
 
 def _finish(trainer: pl.Trainer) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from ddim.offline_runs import offline_files, read_offline_run
 from ddim.results import read_results
 
 EVALUATE = Path(__file__).resolve().parents[2] / "evaluate.py"
@@ -175,10 +175,14 @@ def test_a_finished_evaluation_is_not_done_again(run_script, workplace, trained_
         assert outcome.errors.count("finished before") == 4
         assert {name: (directory / name).read_text() for name in before} == before
     assert list((workplace / "outputs" / "evaluate").iterdir()) == [directory]
-    # Of two folders begun in one second W&B numbers the later.
-    folder = re.compile(rf"offline-run-\d+_\d+-{before['wandb_run_id'].strip()}(-\d+)?")
-    names = [path.name for path in (directory / "wandb").glob("offline-run-*")]
-    assert len(names) == 4 and all(map(folder.fullmatch, names)), "one W&B run"
+    files = offline_files(directory, before["wandb_run_id"].strip())
+    assert len(files) == len(list((directory / "wandb").glob("offline-run-*"))) == 4, "one W&B run"
+    attempts = [read_offline_run(path) for path in files]
+    shown = [{name for row in attempt.history for name in row if not name.startswith("_")} for attempt in attempts]
+    assert len(shown) == 4 and all(names == shown[0] for names in shown), "each attempt shows all that was found"
+    assert "grid/frechet_distance/eta0_000/linear" in shown[0] and "grid/pictures" in shown[0]
+    numbers = [row["_step"] for attempt in attempts for row in attempt.history]
+    assert numbers == list(range(len(numbers))), "rows of several attempts would share numbers"
 
 
 def test_other_weights_under_the_same_path_are_other_numbers(run_script, workplace, trained_run):

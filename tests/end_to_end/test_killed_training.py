@@ -9,7 +9,6 @@ import random
 import re
 import shlex
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import pytest
 import torch
 
 from ddim.files import UNFINISHED
+from ddim.offline_runs import read_records
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = 30
@@ -282,24 +282,6 @@ def test_a_run_killed_before_it_saved_says_so(launcher):
     assert again is not None and [text.removeprefix("++") for text in shlex.split(again[1])] == command
 
 
-def wandb_records(path: Path) -> Iterator[Any]:
-    """What is in a .wandb file: LevelDB's log format, blocks of 32 KiB with records in fragments."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    content, position, parts = path.read_bytes(), 7, b""
-    while position < len(content):
-        left = 32768 - position % 32768
-        if left < 7:
-            position += left
-            continue
-        length, kind = struct.unpack_from("<HB", content, position + 4)
-        parts += content[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, last
-            yield Record.FromString(parts)
-            parts = b""
-
-
 def test_wandb_is_closed_with_the_status(launcher):
     run = launcher.directory / "wandb run"
     attempt = launcher.start("train.py", *TRAINING, "logger=wandb", f"hydra.run.dir='{run}'")
@@ -307,7 +289,7 @@ def test_wandb_is_closed_with_the_status(launcher):
     attempt.kill(signal.SIGTERM)
     assert attempt.wait() == 143, attempt.output
     (path,) = run.glob("wandb/offline-run-*/*.wandb")
-    records = list(wandb_records(path))
+    records = list(read_records(path))
     assert [record.exit.exit_code for record in records if record.HasField("exit")] == [143]
     assert sum(record.HasField("history") for record in records) >= attempt.batches
 

@@ -12,14 +12,14 @@ from torch import Tensor
 from ddim.callbacks.generation import Generation, Sampling, generate
 from ddim.callbacks.measure import features_name
 from ddim.callbacks.progress import GridProgress
-from ddim.callbacks.study import Study, point_key
+from ddim.callbacks.study import Study, curve_key, point_key
 from ddim.grid import GridPoint
 from ddim.labelled_rows import labelled_rows
 from ddim.lit_module import DenoisingModule
 from ddim.metrics import FeatureExtractor
 from ddim.records import eta_label, eta_title, significant
 from ddim.rows import write_rows
-from ddim.show import show_summary, show_table
+from ddim.show import show_point, show_summary, show_table
 from ddim.similarity import distances
 from ddim.study_figures import Panel, steps_figure
 from ddim.terminal import Terminal
@@ -156,6 +156,9 @@ class Consistency(Study):
             )
             self.show(trainer, f"images{self.suffix(order[0])}", picture, "the same x_T at every S")
             self.show(trainer, f"distance{self.suffix(order[0])}", self._figure(groups))
+        for point, row in self.found.items():
+            values = {f"{self.name}/{name}/{curve_key(point)}": row[name] for name in NUMBERS}
+            show_point(trainer, point.steps, point.nfe, values)
         rows = self.records()
         columns = [column for column in rows[0] if "timesteps" not in column]
         show_table(trainer, f"{self.name}/results", columns, [[row[column] for column in columns] for row in rows])

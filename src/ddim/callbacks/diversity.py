@@ -193,7 +193,7 @@ class Diversity(Study):
             self.directory, self.name, self.rows, {**self.context, "held_out": self.real, "nearest_samples": listed}
         )
         columns = [key for key in self.rows[0] if key != "timesteps"]
-        show_table(trainer, f"{self.name}/rows", columns, [[row[key] for key in columns] for row in self.rows])
+        show_table(trainer, f"{self.name}/results", columns, [[row[key] for key in columns] for row in self.rows])
         names = ("precision", "recall", "relative_spread", "nearest_median", "copy_ratio")
         keyed = [(point_key(point), row) for point, row in zip(self.points, self.rows, strict=True)]
         keyed.append(("held_out", self.real))

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddim.callbacks.generation import Generation, Sampling, generate
+from ddim.callbacks.grid_dashboard import caption, show_grid, show_result
 from ddim.callbacks.measure import Measure, features_name
 from ddim.callbacks.progress import GridProgress
 from ddim.callbacks.resumption import Finished
@@ -22,17 +23,13 @@ from ddim.grid import GridPoint
 from ddim.lit_module import DenoisingModule
 from ddim.metrics import compute_metrics
 from ddim.results import (
-    COLUMNS,
     CSV_NAME,
-    Floor,
     GridResult,
-    distance_name,
     eta_label,
     render_table,
-    significant,
     write_results,
 )
-from ddim.show import show_image, show_summary, show_table
+from ddim.show import show_image
 from ddim.terminal import Terminal
 
 # Images per cell of the sample sheet.
@@ -93,12 +90,12 @@ class EvaluationGrid(Study):
         with GridProgress(len(self.points), enabled=self.show_progress and trainer.is_global_zero) as progress:
             for point in self.points:
                 if point in self.found:
-                    progress.finish_point(f"{_line(self.found[point])}, finished before")
+                    progress.finish_point(f"{caption(self.found[point])}, finished before")
                     continue
                 self.found[point], pictures[point] = self._measure_point(trainer, module, point, progress)
                 if trainer.is_global_zero:
                     self._save_point(trainer, module, point, pictures[point])
-                progress.finish_point(_line(self.found[point]))
+                progress.finish_point(caption(self.found[point]))
         if trainer.is_global_zero:
             self._save_grid(trainer, pictures)
 
@@ -123,7 +120,7 @@ class EvaluationGrid(Study):
             # Rows of other settings leave the table now, not when the first new point is finished.
             self._write()
             for point, known in finished.items():
-                self._draw(point, known.images)
+                show_result(trainer, self.found[point], self._draw(point, known.images))
                 self._forget(point, trainer, module)
         return {point: known.images for point, known in finished.items()}
 
@@ -150,7 +147,7 @@ class EvaluationGrid(Study):
 
     def _save_point(self, trainer: pl.Trainer, module: DenoisingModule, point: GridPoint, images: Tensor) -> None:
         result = self.found[point]
-        show_image(trainer, f"samples/{point_key(result)}", self._draw(point, images), _line(result))
+        show_result(trainer, result, self._draw(point, images))
         if self.resumption is not None:
             what = self._row_depends_on(point, trainer, module)
             self.resumption.save(self.name, what, Finished(result.as_record(), images))
@@ -168,7 +165,7 @@ class EvaluationGrid(Study):
     def _draw(self, point: GridPoint, images: Tensor) -> Image.Image:
         folder = self.directory / "samples"
         folder.mkdir(parents=True, exist_ok=True)
-        picture = image_grid(images, max(1, round(len(images) ** 0.5)))
+        picture = image_grid(images, columns_of(images))
         save_picture(picture, folder / f"{point_key(point).replace('/', '-')}.png")
         return picture
 
@@ -191,9 +188,13 @@ class EvaluationGrid(Study):
             with Image.open(self.directory / f"{name}.png") as plot:
                 show_image(trainer, f"grid/{name}", plot)
             self.pictures.append(self.directory / f"{name}.png")
-        rows = [[_plain(getattr(row, column)) for column in COLUMNS] for row in self.results]
-        show_table(trainer, "grid/results", COLUMNS, rows)
-        show_summary(trainer, summary(self.results, self.measure.floor))
+        kept = {point_key(point): image_grid(images, columns_of(images)) for point, images in pictures.items()}
+        show_grid(trainer, self.results, kept, self.measure.floor)
+
+
+def columns_of(images: Tensor) -> int:
+    """Columns of a nearly square picture."""
+    return max(1, round(len(images) ** 0.5))
 
 
 def grid_result(
@@ -228,31 +229,3 @@ def grid_result(
         seconds=generation.seconds,
         images_per_second=num_samples / generation.seconds,
     )
-
-
-def summary(rows: Sequence[GridResult], floor: Floor | None) -> dict[str, float]:
-    """Single numbers whose keys sort well: `frechet_distance/eta0.000/linear/steps0010`."""
-    names = ("frechet_distance", "kid_mean", "precision", "recall", "inception_score_mean", "images_per_second")
-    values = {
-        f"{name}/{point_key(row)}": getattr(row, name)
-        for name in names
-        for row in rows
-        if getattr(row, name) is not None
-    }
-    if floor is not None:
-        values |= {f"floor/{name}": value for name, value in floor.metrics.items()}
-    return values
-
-
-def _line(row: GridResult) -> str:
-    distance = (
-        "" if row.frechet_distance is None else f" {distance_name(row.features)} {significant(row.frechet_distance)},"
-    )
-    return (
-        f"eta {row.eta:g}{'' if row.variance == 'eta' else f' {row.variance}'}, S {row.steps}:{distance} "
-        f"{row.num_samples} images in {row.seconds:.1f} s"
-    )
-
-
-def _plain(value: Any) -> Any:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else value

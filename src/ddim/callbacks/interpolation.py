@@ -90,7 +90,7 @@ class Interpolation(Study):
         if trainer.is_global_zero:
             write_rows(self.directory, self.name, self.rows, self.context)
             columns = list(dict.fromkeys(key for row in self.rows for key in row if key != "timesteps"))
-            show_table(trainer, f"{self.name}/lines", columns, [[row[key] for key in columns] for row in self.rows])
+            show_table(trainer, f"{self.name}/results", columns, [[row[key] for key in columns] for row in self.rows])
             show_summary(trainer, self._summary())
 
     def _run_point(

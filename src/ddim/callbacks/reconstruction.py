@@ -29,7 +29,7 @@ from ddim.lit_module import DenoisingModule
 from ddim.metrics import preprocessing_hash
 from ddim.records import significant
 from ddim.rows import write_rows
-from ddim.show import show_summary, show_table
+from ddim.show import show_point, show_summary, show_table
 from ddim.study_figures import Panel, steps_figure
 from ddim.terminal import Terminal
 
@@ -231,6 +231,8 @@ class Reconstruction(Study):
             " · ".join(f"{name} {value}" for name, value in about.items() if value is not None),
         )
         self.show(trainer, "error", figure)
+        for point, row in zip(self.points, self.rows, strict=True):
+            show_point(trainer, point.steps, point.nfe, {f"{self.name}/mse/{point.tau}": row["mse_per_dimension"]})
         columns = [column for column in self.rows[0] if column != "timesteps"]
         show_table(trainer, f"{self.name}/results", columns, [[row[column] for column in columns] for row in self.rows])
         show_summary(trainer, self._summary())

@@ -164,6 +164,11 @@ def point_key(point: GridPoint | GridResult) -> str:
     return f"{sampler}/{point.tau}/steps{point.steps:04d}"
 
 
+def curve_key(point: GridPoint | GridResult) -> str:
+    """`eta0.000/linear`: what the points of one curve against S have in common."""
+    return point_key(point).rpartition("/")[0]
+
+
 def device_name(device: torch.device, processes: int = 1) -> str:
     """The hardware that a time was measured on."""
     return _one_device(device) + (f" x {processes}" if processes > 1 else "")
