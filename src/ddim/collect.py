@@ -123,7 +123,7 @@ def report(collection: Collection, terminal: Terminal) -> None:
 
 
 def write(collection: Collection, directory: Path) -> list[str]:
-    """Write results.csv, results.json, the plots and the sample sheet, and the rows of the other parts.
+    """Write results.csv, results.json, the plots, the sample sheet, the rows of the other parts, and the report.
 
     Returns lines that say what is where.
     """
@@ -148,6 +148,10 @@ def write(collection: Collection, directory: Path) -> list[str]:
     for part, rows in collection.rows.items():
         write_rows(directory, part, rows)
         lines.append(f"{part.capitalize()}: {len(rows)} rows in {directory / f'{part}.csv'}")
+    if lines:
+        from ddim.report import write_report
+
+        lines.append(f"Report    {write_report([directory])}")
     return lines
 
 

@@ -145,6 +145,21 @@ class Variance(Protocol):
     def variance(self) -> str: ...
 
 
+class Setting(Variance, Protocol):
+    """A point of the grid: of a result, or one that is yet to be sampled."""
+
+    @property
+    def tau(self) -> str: ...
+    @property
+    def steps(self) -> int: ...
+
+
+def point_key(point: Setting) -> str:
+    """`eta0.000/linear/steps0010`: sorts by η, then by spacing, then by S."""
+    sampler = f"eta{point.eta:.3f}" if point.variance == "eta" else point.variance
+    return f"{sampler}/{point.tau}/steps{point.steps:04d}"
+
+
 def eta_label(row: Variance) -> str:
     """ "0", "0.2", "1" for sigma(eta); "σ̂" for the paper's larger variance, "σ̂ clipped" for the official code's."""
     return {"sigma_hat": "σ̂", "sigma_hat_official": "σ̂ clipped"}.get(row.variance, f"{row.eta:g}")
