@@ -178,6 +178,11 @@ def eta_order(label: str) -> tuple[float, str]:
         return math.inf, label
 
 
+def title_order(title: str) -> tuple[float, str]:
+    """Sort key of titles, as `eta_order` is of labels."""
+    return eta_order(title.removeprefix("η = "))
+
+
 def provenance(row: GridResult) -> dict[str, str]:
     """What has to agree before two distances may share a table or a line, as {short name: text}."""
     tau = row.tau

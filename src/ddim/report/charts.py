@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeGuard
 
-from ddim.records import distance_name, shows_floor, significant
+from ddim.records import distance_name, shows_floor, significant, title_order
 from ddim.report.settings import Entry, dataset_and_features
 
 # A value axis is logarithmic where its values span more than this factor.
@@ -85,7 +85,7 @@ def lines(entries: Sequence[Entry], point: Callable[[Entry], tuple[float | None,
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         found.setdefault(entry.label, []).append(entry)
-    etas = list(dict.fromkeys(entry.eta for entry in entries))
+    etas = sorted({entry.eta for entry in entries}, key=title_order)
     variants = list(dict.fromkeys(entry.variant for entry in entries))
     series = []
     for label, members in found.items():

@@ -14,7 +14,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ddim.records import distance_name, eta_order
+from ddim.records import distance_name, title_order
 from ddim.report.charts import distance_charts, time_charts
 from ddim.report.facts import facts_of
 from ddim.report.pictures import Picture, inlined
@@ -62,6 +62,7 @@ def render(evaluations: Sequence[Evaluation]) -> str:
                     "name": evaluation.directory.name,
                     "command": evaluation.command,
                     "configuration": _configuration(evaluation),
+                "of_job": len(evaluation.folders) > 1,
                     "notices": evaluation.notices,
                     "papers": [
                         {"name": c.name, "title": c.title, "tables": paper_table(c), "reasons": not_comparable(c)}
@@ -115,7 +116,7 @@ def _samples(
             found.append(Sample((entry.variant, entry.eta, str(row.steps)), caption, inlined(path)))
     found = [sample for sample in found if sample.picture.data]
     names = ("setting", "η", "S")
-    orders: tuple[Callable[[str], Any], ...] = (lambda _: 0, lambda eta: eta_order(eta.removeprefix("η = ")), int)
+    orders: tuple[Callable[[str], Any], ...] = (lambda _: 0, title_order, int)
     choices = []
     for place, (name, order) in enumerate(zip(names, orders, strict=True)):
         values = list(dict.fromkeys(sample.setting[place] for sample in found))

@@ -52,7 +52,7 @@ class Evaluation:
     rows, floor: the grid.
     samples: pictures of the grid's points, by their place in `rows`.
     folders: where pictures of the other parts are: (what to call them, directory).
-    context: configuration, versions and reference, as the evaluation wrote them.
+    context: configuration, versions and reference, as the evaluation wrote them; of a sweep the first job's.
     command: what started it, empty where it is not known.
     notices: what is missing, as sentences.
     """
@@ -95,6 +95,8 @@ def read_evaluation(directory: Path) -> Evaluation:
     jobs = jobs_of(directory) if is_sweep(directory) else []
     rows = [] if results is None else results.rows
     context = _context(results.extra if results is not None else {}, parts)
+    if jobs:
+        context = {**_context_of_jobs(jobs), **context}
     return Evaluation(
         directory,
         rows,
@@ -167,6 +169,17 @@ def _samples(rows: Sequence[GridResult], directory: Path, jobs: Sequence[Job]) -
 def _context(extra: Any, parts: Mapping[str, Part]) -> Row:
     candidates = [_mapping(extra), *(part.extra for part in parts.values())]
     return next((context for context in candidates if isinstance(context.get("config"), dict)), candidates[0])
+
+
+def _context_of_jobs(jobs: Sequence[Job]) -> Row:
+    """Configuration and versions of the first job that has results; what it had planned is not the sweep's plan."""
+    for job in jobs:
+        try:
+            context = _mapping(read_results(job.directory).extra)
+        except UserError:
+            continue
+        return {name: context[name] for name in ("config", "versions") if name in context}
+    return {}
 
 
 def _command(directory: Path) -> str:

@@ -85,7 +85,7 @@ def dataset_and_features(row: GridResult) -> tuple[str, str]:
 def heading(entries: Sequence[Entry], differs: Mapping[str, str]) -> str:
     """What a table of these distances is called."""
     name = distance_name(entries[0].row.features)
-    return name + (f" ({', '.join(f'{key} {value}' for key, value in differs.items())})" if differs else "")
+    return ", ".join([name, *(f"{key} {value}" for key, value in differs.items())])
 
 
 def shortened(all_differs: Sequence[Mapping[str, str]]) -> dict[tuple[str, str], str]:

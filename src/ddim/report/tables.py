@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ddim.records import distance_name, eta_order, shows_floor, significant
+from ddim.records import distance_name, shows_floor, significant, title_order
 from ddim.report.reading import PaperComparison
 from ddim.report.settings import Entry, heading, measured_alike
 
@@ -57,7 +57,7 @@ def paper_table(comparison: PaperComparison) -> list[Table]:
         all_steps = sorted({steps for _, steps in cells if steps is not None})
         rows = [
             [Cell(label), *(_beside(cells.get((label, steps))) for steps in all_steps)]
-            for label in sorted({label for label, _ in cells}, key=lambda label: eta_order(label.removeprefix("η = ")))
+            for label in sorted({label for label, _ in cells}, key=title_order)
         ]
         tables.append(Table(f"{comparison.title}, τ {tau}", ["", *(f"S = {steps:g}" for steps in all_steps)], rows))
     return tables
@@ -119,11 +119,10 @@ def _distance(cells: dict[tuple[str, int], float | None], label: str, steps: int
 
 
 def _long(entries: Sequence[Entry], name: str, everyone: Sequence[Entry]) -> Table:
-    name = name if len(name) < 12 else distance_name(entries[0].row.features).split()[0]
-    taus = len({entry.row.tau for entry in entries}) > 1
+    short = distance_name(entries[0].row.features).split()[0]
     shown = [spec for spec in METRICS if any(getattr(entry.row, spec[1]) is not None for entry in entries)]
     columns: list[tuple[str, str, int, Callable[..., float] | None]] = [
-        (name, "frechet_distance", 4, min),
+        (short, "frechet_distance", 4, min),
         *shown,
         ("seconds", "seconds", 3, None),
         ("images/s", "images_per_second", 3, max),
@@ -137,17 +136,17 @@ def _long(entries: Sequence[Entry], name: str, everyone: Sequence[Entry]) -> Tab
     for label in _labels(entries):
         for entry in sorted((e for e in entries if e.label == label), key=lambda e: e.row.steps):
             row = entry.row
-            cells = [Cell(label), Cell(str(row.steps)), Cell(str(row.nfe)), *([Cell(row.tau)] if taus else [])]
+            cells = [Cell(label), Cell(str(row.steps)), Cell(str(row.nfe))]
             for _, column, digits, _ in columns:
                 value = getattr(row, column)
                 cells.append(Cell(measured_text(value, digits), _is(value, best[column])))
             rows.append(cells)
-    headers = ["", "S", "nfe", *(["τ"] if taus else []), *(title for title, *_ in columns)]
+    headers = ["", "S", "nfe", *(title for title, *_ in columns)]
     foot = [
-        [Cell(label), *[Cell("")] * (2 + taus), *(Cell(_floor_text(values, c, d)) for _, c, d, _ in columns)]
+        [Cell(label), *[Cell("")] * 2, *(Cell(_floor_text(values, c, d)) for _, c, d, _ in columns)]
         for label, values in _floors(entries, everyone).items()
     ]
-    return Table("All that was measured", headers, rows, foot, "Marked: the best of its column.")
+    return Table(f"{name}: all that was measured", headers, rows, foot, "Marked: the best of its column.")
 
 
 def _floor_text(values: Any, column: str, digits: int) -> str:
@@ -169,9 +168,7 @@ def _floors(entries: Sequence[Entry], everyone: Sequence[Entry]) -> dict[str, An
 def _labels(entries: Iterable[Entry]) -> list[str]:
     """Lines of tables: by variant, then by η."""
     variants = list(dict.fromkeys(entry.variant for entry in entries))
-    keys = {
-        entry.label: (variants.index(entry.variant), eta_order(entry.eta.removeprefix("η = "))) for entry in entries
-    }
+    keys = {entry.label: (variants.index(entry.variant), title_order(entry.eta)) for entry in entries}
     return sorted(keys, key=keys.__getitem__)
 
 

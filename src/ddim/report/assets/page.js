@@ -27,7 +27,7 @@
   }
 
   const dashes = [[], [7, 3], [2, 3], [9, 3, 2, 3]];
-  const markers = ["circle", "rect", "triangle", "rectRot", "crossRot", "star"];
+  const markers = ["circle", "rect", "triangle", "rectRot", "crossRot", "star", "rectRounded"];
   const drawn = [];
 
   function color(name) {
@@ -111,7 +111,13 @@
     } else {
       y.beginAtZero = true;
     }
-    return new Chart(document.getElementById(`chart-${chart.key}`), {
+    const canvas = document.getElementById(`chart-${chart.key}`);
+    // A long legend takes its room from below and not from the chart.
+    const more = Math.max(0, chart.series.length + chart.levels.length - 5);
+    const box = canvas.parentElement;
+    box.style.height = "";
+    box.style.height = `${box.clientHeight + more * (box.clientWidth < 600 ? 12 : 4)}px`;
+    return new Chart(canvas, {
       type: "line",
       data: {
         datasets: [
