@@ -519,6 +519,10 @@ class TestImportsGoOneWay:
             # `python -m ddim.results` hands over to it.
             ("results", {"collect", "errors", "files", "paths", "records", "terminal"}),
             ("rows", {"records", "results"}),
+            ("sweeps", {"results"}),
+            ("report/reading", {"errors", "records", "results", "sweeps"}),
+            ("report/page", {"records", "report"}),
+            ("report/__init__", {"files", "report"}),
             ("paper/__init__", {"grid"}),
             ("evaluation_config", {*ROOMS, "errors", "paths", "checks", "grid"}),
         ],

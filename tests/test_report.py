@@ -21,7 +21,7 @@ from ddim.records import Floor, GridResult
 from ddim.report import render, write_report
 from ddim.report.__main__ import main
 from ddim.report.charts import distance_charts, time_charts
-from ddim.report.pictures import LONGER_SIDE, inlined
+from ddim.report.pictures import STEPS, inlined
 from ddim.report.reading import PaperComparison, read_evaluation
 from ddim.report.settings import entries_of
 from ddim.report.tables import Table, grid_tables, not_comparable, paper_table
@@ -390,9 +390,18 @@ class TestPictures:
         picture = inlined(self.noise(2000, tmp_path / "a.png"))
         content = base64.b64decode(picture.data.partition(",")[2])
         with Image.open(io.BytesIO(content)) as small:
-            assert small.size == (picture.width, picture.height) == (LONGER_SIDE, LONGER_SIDE)
+            # Noise is as hard to compress as a picture can be.
+            assert small.size == (picture.width, picture.height) == (STEPS[-1][0],) * 2
         assert picture.data.startswith("data:image/webp;") and "Shrunk from 2000 × 2000" in picture.note
         assert len(content) < 0.2 * (tmp_path / "a.png").stat().st_size
+
+    def test_one_that_is_easily_compressed_keeps_its_size(self, tmp_path):
+        smooth = Image.fromarray(np.indices((500, 1000)).sum(0).astype(np.float32)).resize((1200, 600))
+        noisy = np.asarray(smooth) / 6 + np.random.default_rng(0).normal(0, 1, (600, 1200))
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(tmp_path / "a.png")
+        assert (tmp_path / "a.png").stat().st_size > 150_000
+        picture = inlined(tmp_path / "a.png")
+        assert (picture.width, picture.height, picture.note) == (1200, 600, "Compressed for this page.")
 
     def test_a_long_animation_is_left_out(self, tmp_path):
         frames = [Image.fromarray(np.random.default_rng(n).integers(0, 256, (300, 300), np.uint8)) for n in range(25)]

@@ -62,7 +62,7 @@ def render(evaluations: Sequence[Evaluation]) -> str:
                     "name": evaluation.directory.name,
                     "command": evaluation.command,
                     "configuration": _configuration(evaluation),
-                "of_job": len(evaluation.folders) > 1,
+                    "of_job": len(evaluation.folders) > 1,
                     "notices": evaluation.notices,
                     "papers": [
                         {"name": c.name, "title": c.title, "tables": paper_table(c), "reasons": not_comparable(c)}

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from PIL import Image
 
-# A picture of more bytes is shrunk to this many pixels on its longer side and stored as lossy WebP.
-LARGE_BYTES, LONGER_SIDE, QUALITY = 250_000, 1280, 85
+# A picture of more bytes is stored as lossy WebP: with the first of these (pixels on its longer side, quality) that
+# leaves no more than `ENOUGH_BYTES`, or with the last one.
+LARGE_BYTES, ENOUGH_BYTES = 150_000, 300_000
+STEPS = ((1280, 85), (1280, 65), (960, 60))
 # An animation of more bytes is left out.
 ANIMATION_BYTES = 1_500_000
 _TYPES = {"PNG": "image/png", "GIF": "image/gif"}
@@ -47,10 +49,13 @@ def inlined(path: Path) -> Picture:
 
 
 def _shrunk(picture: Image.Image) -> Picture:
-    small = picture.convert("RGB")
-    small.thumbnail((LONGER_SIDE, LONGER_SIDE), Image.Resampling.LANCZOS)
-    stream = io.BytesIO()
-    small.save(stream, "WEBP", quality=QUALITY)
+    for side, quality in STEPS:
+        small = picture.convert("RGB")
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+        stream = io.BytesIO()
+        small.save(stream, "WEBP", quality=quality)
+        if stream.tell() <= ENOUGH_BYTES:
+            break
     how = "Compressed" if small.size == picture.size else f"Shrunk from {picture.width} × {picture.height} pixels"
     return Picture(_data_uri("image/webp", stream.getvalue()), small.width, small.height, f"{how} for this page.")
 
