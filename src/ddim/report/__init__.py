@@ -1,7 +1,7 @@
 """`report.html`: an evaluation, or several side by side, as one file that opens anywhere.
 
 `python -m ddim.report DIR [DIR ...]` rebuilds it. `reading` takes what there is from the files of an evaluation's
-directory, `facts`, `tables`, `charts`, `sections` and `pictures` make what is shown of it, `page` puts it into
+directory, `facts`, `tables`, `charts`, `contents` and `pictures` make what is shown of it, `page` puts it into
 `assets/page.html`. The page asks the network for nothing: images, style, scripts and the chart library are inside, and
 its Content Security Policy allows nothing else.
 """

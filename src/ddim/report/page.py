@@ -16,10 +16,11 @@ from markupsafe import Markup
 
 from ddim.records import distance_name, title_order
 from ddim.report.charts import distance_charts, time_charts
+from ddim.report.contents import Shown, shown
 from ddim.report.facts import facts_of
 from ddim.report.pictures import Picture, inlined
 from ddim.report.reading import Evaluation
-from ddim.report.sections import SECTIONS, Section, Shown, shown
+from ddim.report.sections import SECTIONS, Section
 from ddim.report.settings import Entry, entries_of, letters, measured_alike
 from ddim.report.tables import grid_tables, measured_text, not_comparable, paper_table
 
