@@ -1,4 +1,4 @@
-"""What the parts of an evaluation besides the grid are in a report: text, table, charts and pictures of each, as data."""
+"""The parts of an evaluation besides the grid, as a report shows them: text, table, charts and pictures of each."""
 
 from __future__ import annotations
 
