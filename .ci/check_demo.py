@@ -22,6 +22,7 @@ def main() -> int:
         "eta 0 and eta 1 are close at S=50": abs(distance[0.0, 50] - distance[1.0, 50]) < 2 * floor,
         "S=50 lies within 3 times the floor": distance[0.0, 50] < 3 * floor,
         "the pictures are there": all((directory / name).is_file() for name in ("samples.png", "distance.png")),
+        "the report is there": (directory / "report.html").is_file(),
     }
     for claim, holds in checks.items():
         print(f"{'ok  ' if holds else 'FAIL'} {claim}")

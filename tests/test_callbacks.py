@@ -32,7 +32,6 @@ from ddim.callbacks import (
 )
 from ddim.callbacks.generation import _gather, generate
 from ddim.callbacks.partial import Samples
-from ddim.callbacks.study import point_key
 from ddim.config import CallbacksConfig, SampleGridConfig, TrainConfig, TrainingEvaluationConfig
 from ddim.data import build_datamodule
 from ddim.denoisers import UNet
@@ -40,6 +39,7 @@ from ddim.diffusion import NoiseSchedule, NoiseSource
 from ddim.grid import grid_points
 from ddim.lit_module import DenoisingModule
 from ddim.metrics import Features, build_extractor
+from ddim.records import point_key
 
 SOURCES = Path(__file__).resolve().parents[1] / "src" / "ddim"
 SHAPE = (1, 8, 8)
@@ -526,6 +526,10 @@ class TestImportsGoOneWay:
             # `python -m ddim.results` hands over to it.
             ("results", {"collect", "errors", "files", "paths", "records", "terminal"}),
             ("rows", {"records", "results"}),
+            ("sweeps", {"results"}),
+            ("report/reading", {"errors", "records", "results", "sweeps"}),
+            ("report/page", {"records", "report"}),
+            ("report/__init__", {"files", "report"}),
             ("paper/__init__", {"grid"}),
             ("evaluation_config", {*ROOMS, "errors", "paths", "checks", "grid"}),
         ],

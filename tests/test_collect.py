@@ -91,6 +91,7 @@ def test_a_running_sweep_is_collected_and_names_every_job_without_results(tmp_pa
         "multirun.yaml",
         "results.csv",
         "results.json",
+        "report.html",
         "distance.png",
         "speed.png",
     }

@@ -18,7 +18,7 @@ from typing import Any
 
 from ddim.cli import exit_with_sentence
 from ddim.errors import UserError
-from ddim.records import Floor, GridResult, eta_label, group_rows, provenance, significant
+from ddim.records import Floor, GridResult, eta_label, group_rows, point_key, provenance, significant
 from ddim.results import JSON_NAME, Results, read_results, render_table, write_results
 from ddim.rows import write_rows
 from ddim.sweeps import Job, is_evaluation, is_sweep, jobs_of
@@ -123,7 +123,7 @@ def report(collection: Collection, terminal: Terminal) -> None:
 
 
 def write(collection: Collection, directory: Path) -> list[str]:
-    """Write results.csv, results.json, the plots and the sample sheet, and the rows of the other parts.
+    """Write results.csv, results.json, the plots, the sample sheet, the rows of the other parts, and the report.
 
     Returns lines that say what is where.
     """
@@ -148,6 +148,10 @@ def write(collection: Collection, directory: Path) -> list[str]:
     for part, rows in collection.rows.items():
         write_rows(directory, part, rows)
         lines.append(f"{part.capitalize()}: {len(rows)} rows in {directory / f'{part}.csv'}")
+    if lines:
+        from ddim.report import write_report
+
+        lines.append(f"Report    {write_report([directory])}")
     return lines
 
 
@@ -270,7 +274,6 @@ def _images(row: GridResult, directory: Path) -> Any:
     from PIL import Image
 
     from ddim.callbacks.evaluation import SHEET_IMAGES
-    from ddim.callbacks.study import point_key
     from ddim.image_grids import cut_grid
 
     try:

@@ -145,6 +145,26 @@ class Variance(Protocol):
     def variance(self) -> str: ...
 
 
+class Setting(Variance, Protocol):
+    """A point of the grid: of a result, or one that is yet to be sampled."""
+
+    @property
+    def tau(self) -> str: ...
+    @property
+    def steps(self) -> int: ...
+
+
+def point_key(point: Setting) -> str:
+    """`eta0.000/linear/steps0010`: sorts by η, then by spacing, then by S."""
+    sampler = f"eta{point.eta:.3f}" if point.variance == "eta" else point.variance
+    return f"{sampler}/{point.tau}/steps{point.steps:04d}"
+
+
+def curve_key(point: Setting) -> str:
+    """`eta0.000/linear`: what the points of one curve against S have in common."""
+    return point_key(point).rpartition("/")[0]
+
+
 def eta_label(row: Variance) -> str:
     """ "0", "0.2", "1" for sigma(eta); "σ̂" for the paper's larger variance, "σ̂ clipped" for the official code's."""
     return {"sigma_hat": "σ̂", "sigma_hat_official": "σ̂ clipped"}.get(row.variance, f"{row.eta:g}")
@@ -161,6 +181,11 @@ def eta_order(label: str) -> tuple[float, str]:
         return float(label), ""
     except ValueError:
         return math.inf, label
+
+
+def title_order(title: str) -> tuple[float, str]:
+    """Sort key of titles, as `eta_order` is of labels."""
+    return eta_order(title.removeprefix("η = "))
 
 
 def provenance(row: GridResult) -> dict[str, str]:

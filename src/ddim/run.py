@@ -36,6 +36,7 @@ from ddim.paper import TABLES
 from ddim.precision import with_precision
 from ddim.processes import first_is_ready, one_fate, wait_for_first
 from ddim.replay import save_command
+from ddim.report import write_report
 from ddim.signals import Stopped, StopRequest, resume_command
 from ddim.studies import build_studies
 from ddim.subject import open_subject
@@ -230,8 +231,9 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
         if table is not None:
             render_comparison(table, records, terminal)
             terminal.say(f"Table     {directory / f'{table.name}.csv'}")
+        terminal.say(f"\nReport    {write_report([directory])}")
         pictures = [str(path.relative_to(directory)) for study in studies for path in study.pictures]
-        terminal.say(f"\nPictures  in {directory}: {', '.join(pictures)}")
+        terminal.say(f"Pictures  in {directory}: {', '.join(pictures)}")
 
 
 def _overrides() -> list[str]:

@@ -52,7 +52,9 @@ def build_studies(
     if config.table is not None and "grid" in points:
         points["grid"] = TABLES[config.table].wanted(points["grid"])
     reconstructed = _reconstructed(config, datamodule) if "reconstruction" in points else 0
-    extractor, measure, context = None, None, dict(context)
+    extractor, measure = None, None
+    # Tells a killed evaluation from a finished one.
+    context = {**context, "planned": {name: len(where) for name, where in points.items()}}
     if not set(points).isdisjoint(WITH_FEATURES):
         extractor = load_extractor(part.features, config, datamodule)
     if extractor is not None and not set(points).isdisjoint(WITH_REFERENCE):

@@ -26,7 +26,7 @@ EVALUATION = (
 )
 GRID = ("sampler.eta=0,1", "sampler.steps=5,10")
 # Files that belong to one grid, whoever computed its points.
-COLLECTED = ("results.csv", "results.json", "distance.png", "speed.png", "samples.png")
+COLLECTED = ("results.csv", "results.json", "report.html", "distance.png", "speed.png", "samples.png")
 
 
 def only(directory: Path) -> Path:

@@ -12,12 +12,12 @@ from torch import Tensor
 from ddim.callbacks.generation import Generation, Sampling, generate
 from ddim.callbacks.measure import features_name
 from ddim.callbacks.progress import GridProgress
-from ddim.callbacks.study import Study, curve_key, point_key
+from ddim.callbacks.study import Study
 from ddim.grid import GridPoint
 from ddim.labelled_rows import labelled_rows
 from ddim.lit_module import DenoisingModule
 from ddim.metrics import FeatureExtractor
-from ddim.records import eta_label, eta_title, significant
+from ddim.records import curve_key, eta_label, eta_title, point_key, significant
 from ddim.rows import write_rows
 from ddim.show import show_point, show_summary, show_table
 from ddim.similarity import distances

@@ -14,12 +14,12 @@ from ddim.callbacks.copying import COPY_RATE, copy_threshold, spread, summarise
 from ddim.callbacks.generation import Sampling, generate, in_batches, sampling_context
 from ddim.callbacks.measure import Measure, features_name
 from ddim.callbacks.progress import GridProgress
-from ddim.callbacks.study import Study, point_key
+from ddim.callbacks.study import Study
 from ddim.grid import GridPoint
 from ddim.labelled_rows import labelled_rows
 from ddim.lit_module import DenoisingModule
 from ddim.metrics import Features, ReferenceStatistics, compute_metrics, nearest_neighbours
-from ddim.records import eta_label, eta_title, significant
+from ddim.records import eta_label, eta_title, point_key, significant
 from ddim.rows import write_rows
 from ddim.show import show_summary, show_table
 from ddim.terminal import Terminal

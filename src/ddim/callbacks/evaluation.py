@@ -16,12 +16,13 @@ from ddim.callbacks.grid_dashboard import caption, show_grid, show_result
 from ddim.callbacks.measure import Measure, features_name
 from ddim.callbacks.progress import GridProgress
 from ddim.callbacks.resumption import Finished
-from ddim.callbacks.study import Study, point_key
+from ddim.callbacks.study import Study
 from ddim.figures import image_grid, plot_distance, plot_speed, sample_sheet
 from ddim.files import save_picture
 from ddim.grid import GridPoint
 from ddim.lit_module import DenoisingModule
 from ddim.metrics import compute_metrics
+from ddim.records import point_key
 from ddim.results import (
     CSV_NAME,
     GridResult,

@@ -8,8 +8,17 @@ from typing import Any
 import pytorch_lightning as pl
 from PIL import Image
 
-from ddim.callbacks.study import curve_key, point_key
-from ddim.records import COLUMNS, Floor, GridResult, distance_name, eta_label, eta_title, significant
+from ddim.records import (
+    COLUMNS,
+    Floor,
+    GridResult,
+    curve_key,
+    distance_name,
+    eta_label,
+    eta_title,
+    point_key,
+    significant,
+)
 from ddim.show import show_line_chart, show_pictures, show_point, show_summary, show_table
 
 METRICS = ("frechet_distance", "kid_mean", "precision", "recall", "inception_score_mean")

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from ddim.callbacks.generation import Sampling, in_batches, sampling_context
 from ddim.callbacks.progress import GridProgress
-from ddim.callbacks.study import Study, point_key
+from ddim.callbacks.study import Study
 from ddim.data import to_uint8
 from ddim.diffusion import slerp
 from ddim.grid import GridPoint
 from ddim.labelled_rows import labelled_rows
 from ddim.lit_module import DenoisingModule
-from ddim.records import significant
+from ddim.records import point_key, significant
 from ddim.rows import write_rows
 from ddim.show import show_summary, show_table
 from ddim.terminal import Terminal

@@ -21,7 +21,6 @@ from ddim.files import save_picture
 from ddim.grid import GridPoint
 from ddim.lit_module import DenoisingModule
 from ddim.metrics import FeatureExtractor
-from ddim.results import GridResult
 from ddim.show import show_image
 from ddim.terminal import Terminal
 
@@ -156,17 +155,6 @@ class Study(pl.Callback):
 def describe_schedule(schedule: NoiseSchedule) -> str:
     """`linear(num_timesteps=1000, ...)`: what a distance depends on besides the sampler."""
     return f"{schedule.name}({', '.join(f'{key}={value}' for key, value in schedule.params.items())})"
-
-
-def point_key(point: GridPoint | GridResult) -> str:
-    """`eta0.000/linear/steps0010`: sorts by η, then by spacing, then by S."""
-    sampler = f"eta{point.eta:.3f}" if point.variance == "eta" else point.variance
-    return f"{sampler}/{point.tau}/steps{point.steps:04d}"
-
-
-def curve_key(point: GridPoint | GridResult) -> str:
-    """`eta0.000/linear`: what the points of one curve against S have in common."""
-    return point_key(point).rpartition("/")[0]
 
 
 def device_name(device: torch.device, processes: int = 1) -> str:

@@ -9,10 +9,10 @@ import pytorch_lightning as pl
 from ddim.callbacks.generation import Sampling, generate
 from ddim.callbacks.measure import Measure
 from ddim.callbacks.periodic import EveryNValidations
-from ddim.callbacks.study import point_key
 from ddim.grid import GridPoint
 from ddim.lit_module import DenoisingModule
 from ddim.metrics import compute_metrics
+from ddim.records import point_key
 
 
 class TrainingEvaluation(EveryNValidations):

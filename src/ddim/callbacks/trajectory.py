@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddim.callbacks.generation import Sampling, in_batches, sampling_context
 from ddim.callbacks.progress import GridProgress
-from ddim.callbacks.study import Study, point_key
+from ddim.callbacks.study import Study
 from ddim.data import to_uint8
 from ddim.diffusion import StepState
 from ddim.files import save_picture
@@ -21,7 +21,7 @@ from ddim.grid import GridPoint
 from ddim.image_grids import font, image_grid
 from ddim.labelled_rows import labelled_rows
 from ddim.lit_module import DenoisingModule
-from ddim.records import eta_label, eta_title, significant
+from ddim.records import eta_label, eta_title, point_key, significant
 from ddim.rows import write_rows
 from ddim.show import show_animation, show_summary
 from ddim.terminal import Terminal
