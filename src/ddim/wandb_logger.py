@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
@@ -33,7 +33,8 @@ class DashboardLogger(WandbLogger):
         arguments: those of `wandb.init`.
     """
 
-    _staging: str | None = None
+    # What this program has set WANDB_DATA_DIR to; anything else there is the user's.
+    _staging: ClassVar[set[str]] = set()
 
     def __init__(self, *, job: str, first_row: int = 0, **arguments: Any) -> None:
         self._experiment: Any
@@ -152,8 +153,9 @@ class DashboardLogger(WandbLogger):
 
     def _stage_below_the_run(self) -> None:
         """Copies of artifacts that wait for their upload go below the run directory, not into the user's home."""
-        if os.environ.get(STAGING) in (None, DashboardLogger._staging):
-            DashboardLogger._staging = os.environ[STAGING] = str(Path(str(self.save_dir)).absolute() / "wandb" / "data")
+        if os.environ.get(STAGING) in (None, *self._staging):
+            os.environ[STAGING] = str(Path(str(self.save_dir)).absolute() / "wandb" / "data")
+            self._staging.add(os.environ[STAGING])
 
 
 def artifact_of(checkpoint: Path) -> str | None:
