@@ -282,11 +282,12 @@ def training_grid(config: TrainConfig, schedule: NoiseSchedule) -> list[GridPoin
 
 def _typed(schema: type, cfg: DictConfig) -> Any:
     try:
-        missing = sorted(OmegaConf.missing_keys(cfg))
-        if missing:
-            raise UserError(f"{missing[0]} has no value; give one, for example {missing[0]}=VALUE.")
         plain = OmegaConf.to_container(cfg, resolve=True)
         assert isinstance(plain, dict)
+        # Of the resolved values: what refers to a key that a checkpoint does not state has none either.
+        missing = sorted(OmegaConf.missing_keys(OmegaConf.create(plain)))
+        if missing:
+            raise UserError(f"{missing[0]} has no value; give one, for example {missing[0]}=VALUE.")
         known = {item.name for item in fields(schema)}
         for key in sorted(set(plain) - known, key=str):
             raise UserError(f"{key}={plain[key]} is not a setting; there are {', '.join(sorted(known))}.")
