@@ -152,8 +152,8 @@ def test_completion_in_bash(workplace):
     """The function that `eval` installs, called as bash calls it."""
     (workplace / "python").symlink_to(sys.executable)
     commands = (
-        'eval "$(python train.py -sc install=bash)"; COMP_LINE="python train.py sampler=gen"; COMP_POINT=${#COMP_LINE}; '
-        'COMP_CWORD=2; complete -p python; hydra_bash_completion; echo "${COMPREPLY[@]}"'
+        'eval "$(python train.py -sc install=bash)"; COMP_LINE="python train.py sampler=gen"; '
+        'COMP_POINT=${#COMP_LINE}; COMP_CWORD=2; complete -p python; hydra_bash_completion; echo "${COMPREPLY[@]}"'
     )
     done = subprocess.run(
         ["bash", "-c", commands],

@@ -2,6 +2,10 @@
 
 Hydra composes `conf/`; the dataclasses here say which keys it may hold, of which type and range.
 `training_config` and `evaluation_config` turn a composed configuration into them or raise `UserError`: one sentence.
+
+The `Attributes` of the schemas are the one place that says what a key means: `docs/configuration.md` is made of them by
+`python -m tools.configuration_page`. A type in parentheses stands for what an annotation cannot say; "one of NAMES" is
+replaced by these names.
 """
 
 from __future__ import annotations
@@ -41,6 +45,14 @@ PRECISIONS = ("64-true", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-t
 
 @dataclass
 class LoaderConfig:
+    """How images are put into batches.
+
+    Attributes:
+        batch_size: images per device and step.
+        eval_batch_size: images per device in validation, and in the sampling that goes on while training.
+        num_workers: decoding processes, used only when the images do not fit into memory.
+    """
+
     batch_size: int = 128
     eval_batch_size: int = 500
     num_workers: int = 2
@@ -53,6 +65,13 @@ class LoaderConfig:
 
 @dataclass
 class LossConfig:
+    """What is minimised.
+
+    Attributes:
+        weighting: of the timesteps, one of WEIGHTINGS: L_simple of Ho et al. 2020, or weights by
+            the signal-to-noise ratio.
+    """
+
     weighting: str = "simple"
 
     def check(self) -> None:
@@ -61,6 +80,16 @@ class LossConfig:
 
 @dataclass
 class OptimizerConfig:
+    """How the weights follow the gradient.
+
+    Attributes:
+        name: one of OPTIMIZERS.
+        lr: learning rate after the warm-up.
+        betas (two numbers in [0, 1)): decay of Adam's running averages.
+        weight_decay: L2 penalty for adam, decoupled decay for adamw.
+        warmup_steps: steps over which the learning rate rises linearly.
+    """
+
     name: str = "adam"
     lr: float = 2e-4
     betas: tuple[float, float] = (0.9, 0.999)
@@ -80,6 +109,14 @@ class OptimizerConfig:
 
 @dataclass
 class EmaConfig:
+    """The average of the weights that is validated, sampled and saved beside the raw weights.
+
+    Attributes:
+        enabled: false trains and samples the raw weights alone.
+        decay (number in [0, 1)): of the exponential moving average.
+        update_every_n_steps: steps between updates of the average.
+    """
+
     enabled: bool = True
     decay: float = 0.9999
     update_every_n_steps: int = 1
@@ -92,6 +129,14 @@ class EmaConfig:
 
 @dataclass
 class CheckpointConfig:
+    """What is kept of a training.
+
+    Attributes:
+        every_n_steps: optimizer steps between two states of `last.ckpt`; what a killed run may lose.
+        monitor: the logged value whose best state is kept as `best.ckpt`; null keeps none.
+        mode (min, max): whether the lowest or the highest value of `monitor` is the best.
+    """
+
     every_n_steps: int = 1000
     monitor: str | None = "val/loss"
     mode: str = "min"
@@ -103,6 +148,16 @@ class CheckpointConfig:
 
 @dataclass
 class SampleGridConfig:
+    """A picture of the same latents again and again while training, from the validated (EMA) weights.
+
+    Attributes:
+        enabled: whether there are pictures.
+        every_n_validations: 1 draws at every validation, 2 at every second one.
+        num_images: in the picture.
+        steps: S of the sampler.
+        eta (0 ... 1, sigma_hat, sigma_hat_official): η of the sampler.
+    """
+
     enabled: bool = True
     every_n_validations: int = 1
     num_images: int = 64
@@ -116,6 +171,19 @@ class SampleGridConfig:
 
 @dataclass
 class TrainingEvaluationConfig:
+    """A small evaluation grid while training, with the validated (EMA) weights.
+
+    Attributes:
+        enabled: whether anything is measured.
+        every_n_validations: 1 measures at every validation, 3 at every third one.
+        num_samples: images per point.
+        batch_size: images that are sampled at once.
+        steps (whole number, or a list): S of the points.
+        eta (as sampler.eta, or a list): η of the points; `val/frechet_distance` is that of the first point.
+        features: what distances are measured on, one of FEATURES.
+        metrics (name, or a list): of METRICS.
+    """
+
     enabled: bool = True
     every_n_validations: int = 5
     num_samples: int = 1000
@@ -148,6 +216,19 @@ class CallbacksConfig:
 
 @dataclass
 class LoggerConfig:
+    """Where numbers and pictures go, besides the files of the run.
+
+    Attributes:
+        name: one of LOGGERS.
+        project: of W&B.
+        entity: the W&B team or user; null is your default.
+        group: W&B runs to show together.
+        tags: of the W&B run.
+        notes: of the W&B run.
+        offline (auto, true, false): whether W&B records without a network; auto does where nobody is logged in.
+        log_model: whether the checkpoint becomes a W&B artifact.
+    """
+
     name: str = "wandb"
     project: str = "ddim"
     entity: str | None = None
@@ -172,6 +253,15 @@ class LoggerConfig:
 
 @dataclass
 class TrainConfig:
+    """Everything of `train.py`.
+
+    Attributes:
+        seed: of the weights, of the order of the images, and of all noise; 0 to 2^63 - 1.
+        resume: latest, a run directory or a `.ckpt`: goes on in the same directory and W&B run; null starts anew.
+        output_dir: where the directory of each run is made.
+        cache_dir: downloads, weights and reference statistics, shared by all runs.
+    """
+
     dataset: dict[str, Any]
     denoiser: dict[str, Any]
     schedule: dict[str, Any]
@@ -190,6 +280,17 @@ class TrainConfig:
 
 @dataclass
 class EvaluateConfig:
+    """Everything of `evaluate.py`.
+
+    Attributes:
+        checkpoint: latest, a run directory, a `.ckpt`, or a public checkpoint: a file, a diffusers directory, a hub id.
+        resume: latest, or the directory of an evaluation: does what is not finished there; null starts a new one.
+        table: set by the group of that name.
+        seed: of all noise: sample i is the same for any batch size, device and number of processes.
+        output_dir: where the directory of each evaluation is made, and where latest looks for runs.
+        cache_dir: downloads, weights and reference statistics, shared by all runs.
+    """
+
     dataset: dict[str, Any]
     denoiser: dict[str, Any]
     schedule: dict[str, Any]

@@ -17,7 +17,15 @@ PARTS = ("grid", "reconstruction", "consistency", "interpolation", "trajectory",
 
 @dataclass
 class SamplerConfig:
-    """The grid: every number of steps with every η. `steps` and `eta` are one value or a list."""
+    """The grid: every number of steps with every η. `steps` and `eta` are one value or a list.
+
+    Attributes:
+        steps (whole number, or a list): S, the length of τ.
+        eta (0 ... 1, sigma_hat, sigma_hat_official; or a list): η of eq. 16; sigma_hat is the paper's larger variance,
+            sigma_hat_official as the official code samples it (x_0 clipped, no noise in the last step).
+        tau (linear, quadratic, several of them, or a list of timesteps): how the S timesteps are chosen.
+        clip_denoised: clip the predicted x_0 to [-1, 1] in every step.
+    """
 
     steps: Any = field(default_factory=lambda: [5, 10, 20, 50])
     eta: Any = field(default_factory=lambda: [0.0, 0.5, 1.0])
@@ -32,6 +40,13 @@ class SamplerConfig:
 
 @dataclass
 class ReconstructionConfig:
+    """Test images encoded to x_T and decoded with the same S (the paper's Table 2).
+
+    Attributes:
+        num_images: of the test split; null takes all.
+        shown: images in the picture.
+    """
+
     num_images: int | None = None
     shown: int = 10
 
@@ -43,6 +58,14 @@ class ReconstructionConfig:
 
 @dataclass
 class ConsistencyConfig:
+    """The same x_T under every `sampler.steps`, against the largest (the paper's Figure 5).
+
+    Attributes:
+        num_images: latents.
+        eta (as sampler.eta): the values of η that are compared.
+        shown: images in the picture.
+    """
+
     num_images: int = 100
     eta: Any = field(default_factory=lambda: [0.0, 1.0])
     shown: int = 8
@@ -55,6 +78,15 @@ class ConsistencyConfig:
 
 @dataclass
 class InterpolationConfig:
+    """Spherical interpolation between latents, η = 0 (the paper's Figure 6).
+
+    Attributes:
+        steps: S; null takes the largest of `sampler.steps`.
+        lines: pairs of latents.
+        points: images on each line, ends included.
+        corners: side of the square grid between four latents.
+    """
+
     steps: int | None = None
     lines: int = 6
     points: int = 11
@@ -70,6 +102,16 @@ class InterpolationConfig:
 
 @dataclass
 class TrajectoryConfig:
+    """The predicted x_0 along the way, as a strip and an animation.
+
+    Attributes:
+        steps: S; null takes the largest of `sampler.steps`.
+        eta (as sampler.eta): the values of η that are followed.
+        num_images: samples that are followed.
+        shown: steps in the strip; the animation has all, of more than 100 an even choice.
+        frame_milliseconds: how long a frame of the animation is shown.
+    """
+
     steps: int | None = None
     eta: Any = field(default_factory=lambda: [0.0, 1.0])
     num_images: int = 6
@@ -86,6 +128,14 @@ class TrajectoryConfig:
 
 @dataclass
 class DiversityConfig:
+    """Does η = 0 copy? Precision, recall and the nearest training images of `evaluation.num_samples` samples.
+
+    Attributes:
+        steps: S; null takes the largest of `sampler.steps`.
+        eta (as sampler.eta): the values of η that are compared.
+        shown: samples in the picture, each above its nearest training images.
+    """
+
     steps: int | None = None
     eta: Any = field(default_factory=lambda: [0.0, 1.0])
     shown: int = 8
@@ -98,6 +148,23 @@ class DiversityConfig:
 
 @dataclass
 class EvaluationConfig:
+    """What is asked of a trained network.
+
+    Attributes:
+        parts (name, or a list): of PARTS.
+        weights (ema, raw): which weights of the checkpoint are sampled.
+        num_samples: exactly this many images enter every metric of a point.
+        batch_size: images that are sampled at once by each process; halved where memory runs out, changes no image.
+        features: what distances are measured on, one of FEATURES; only inception-v3-compat makes a FID.
+        metrics (name, or a list): of METRICS.
+        reference: a published `.npz` with `mu` and `sigma`; null computes them from the data set and caches them.
+        reference_split (train, test): whose images samples are compared with.
+        floor: whether real held-out images are measured against the same reference.
+        loss_images: held-out images whose loss is computed first.
+        grid_images: images shown per grid point, from the same latents.
+        partial_every_seconds: how often the samples of an unfinished point are kept, for the case that it is killed.
+    """
+
     parts: Any = field(default_factory=lambda: ["grid"])
     weights: str = "ema"
     num_samples: int = 1000
