@@ -512,6 +512,8 @@ class TestImportsGoOneWay:
             ("checkpoint", {*ROOMS, "errors"}),
             ("lit_module", {*ROOMS, "errors", "checkpoint", "grid"}),
             ("terminal", set()),
+            ("plugins", {"errors"}),
+            ("extending", {*ROOMS, "errors"}),
             ("records", set()),
             ("files", {"errors"}),
             ("signals", set()),

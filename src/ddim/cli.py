@@ -22,6 +22,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 
 from ddim.errors import UserError
+from ddim.plugins import load_plugins
 from ddim.processes import say_error
 from ddim.signals import Stopped
 
@@ -84,6 +85,7 @@ def training_arguments(arguments: Sequence[str]) -> list[str]:
         UserError: `resume=` names nothing to resume, a group's option is not a name, or nothing can be written
             where the run would be.
     """
+    load_plugins()
     if _is_question(arguments):
         return _as_asked(arguments, TRAINER)
     _check_options(arguments)
@@ -105,6 +107,7 @@ def evaluation_arguments(arguments: Sequence[str]) -> list[str]:
         UserError: `resume=` names no evaluation or stands beside `-m`, a group's option is not a name, or nothing can
             be written where the results would be.
     """
+    load_plugins()
     if _is_question(arguments):
         return _as_asked(arguments, TRAINER + SUPPLIED)
     _check_options(arguments)

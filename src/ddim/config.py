@@ -28,7 +28,7 @@ from ddim.diffusion import NoiseSchedule
 from ddim.errors import UserError
 from ddim.evaluation_config import EvaluationConfig, SamplerConfig, plan
 from ddim.grid import GridPoint
-from ddim.metrics import FEATURES, METRICS
+from ddim.metrics import FEATURES, MEASURES, METRICS
 from ddim.paper import TABLES
 
 OPTIMIZERS = ("adam", "adamw")
@@ -343,7 +343,8 @@ def _check_monitor(callbacks: CallbacksConfig) -> None:
     losses = ("val/loss", *(f"val/loss_q{quartile}" for quartile in range(1, 5)))
     if monitor is None or monitor in losses:
         return
-    measured = [f"val/{MONITORED[name]}" for name in part.metrics if name in MONITORED] if part.enabled else []
+    one_number = MONITORED | {name: name for name, own in MEASURES.items() if own is not None}
+    measured = [f"val/{one_number[name]}" for name in part.metrics if name in one_number] if part.enabled else []
     if monitor not in measured:
         known = ", ".join((*losses, *measured))
         raise UserError(f"callbacks.checkpoint.monitor={monitor} is not measured while training; known are {known}.")

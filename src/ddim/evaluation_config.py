@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ddim.checks import at_least, one_of, some_of
-from ddim.diffusion import NoiseSchedule
+from ddim.diffusion import SAMPLERS, NoiseSchedule
 from ddim.errors import UserError
 from ddim.grid import GridPoint, grid_points
 from ddim.metrics import FEATURES, METRICS
@@ -25,16 +25,24 @@ class SamplerConfig:
             sigma_hat_official as the official code samples it (x_0 clipped, no noise in the last step).
         tau (linear, quadratic, several of them, or a list of timesteps): how the S timesteps are chosen.
         clip_denoised: clip the predicted x_0 to [-1, 1] in every step.
+        name: the rule: ddim, which with η is the paper's whole family, or one of your own (docs/extending.md).
     """
 
     steps: Any = field(default_factory=lambda: [5, 10, 20, 50])
     eta: Any = field(default_factory=lambda: [0.0, 0.5, 1.0])
     tau: Any = "linear"
     clip_denoised: bool = False
+    name: str = "ddim"
 
     def points(self, schedule: NoiseSchedule, prefix: str = "sampler") -> list[GridPoint]:
         return grid_points(
-            schedule, steps=self.steps, etas=self.eta, tau=self.tau, clip_denoised=self.clip_denoised, prefix=prefix
+            schedule,
+            steps=self.steps,
+            etas=self.eta,
+            tau=self.tau,
+            clip_denoised=self.clip_denoised,
+            prefix=prefix,
+            sampler=self.name,
         )
 
 
@@ -219,6 +227,11 @@ def plan(sampler: SamplerConfig, evaluation: EvaluationConfig, schedule: NoiseSc
     """
     points = {"grid": sampler.points(schedule)}
     if "reconstruction" in evaluation.parts:
+        if sampler.name != "ddim":
+            raise UserError(
+                f"sampler.name={sampler.name} has no inverse, which evaluation=reconstruction needs; take "
+                "sampler.name=ddim or leave reconstruction out of evaluation.parts."
+            )
         # The inverse of encoding is the deterministic sampler, which must not clip: encoding did not.
         points["reconstruction"] = replace(sampler, eta=0.0, clip_denoised=False).points(schedule)
     if "consistency" in evaluation.parts:
@@ -235,6 +248,11 @@ def plan(sampler: SamplerConfig, evaluation: EvaluationConfig, schedule: NoiseSc
                 f"sampler.steps={sampler.steps} is one number of steps; evaluation=consistency compares at least two, "
                 "for example sampler.steps=10,20,50."
             )
+    if "trajectory" in evaluation.parts and not SAMPLERS[sampler.name].takes("on_step"):
+        raise UserError(
+            f"sampler.name={sampler.name} does not show its steps (it takes no on_step), which evaluation=trajectory "
+            "needs; leave trajectory out of evaluation.parts."
+        )
     for name, eta, steps in (
         ("interpolation", 0.0, evaluation.interpolation.steps),
         ("trajectory", evaluation.trajectory.eta, evaluation.trajectory.steps),

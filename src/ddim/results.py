@@ -87,8 +87,15 @@ def write_results(
     """
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([csv_cell(value) for value in vars(row).values()] for row in rows)
+    own = own_metrics(rows)
+    writer.writerow([*COLUMNS, *own])
+    writer.writerows(
+        [
+            *(csv_cell(getattr(row, column)) for column in COLUMNS),
+            *(csv_cell(dict(row.other_metrics or ()).get(name)) for name in own),
+        ]
+        for row in rows
+    )
     document = {
         "format": 1,
         "rows": [row.as_record() for row in rows],
@@ -129,7 +136,12 @@ def _row(record: Mapping[str, Any]) -> GridResult:
     missing = [name for name in REQUIRED_COLUMNS if name not in record]
     if missing:
         raise ValueError(f"column {', '.join(missing)} is missing")
-    return GridResult(**{name: value for name, value in record.items() if name in COLUMNS})
+    return GridResult(**{name: value for name, value in record.items() if name in (*COLUMNS, "other_metrics")})
+
+
+def own_metrics(rows: Sequence[GridResult]) -> list[str]:
+    """The names of a user's own metrics in `rows`, in order of first appearance."""
+    return list(dict.fromkeys(name for row in rows for name, _ in row.other_metrics or ()))
 
 
 def csv_cell(value: Any) -> str:
@@ -181,13 +193,14 @@ def _pivot(terminal: Terminal, rows: Sequence[GridResult]) -> None:
 
 def _long(terminal: Terminal, rows: Sequence[GridResult]) -> None:
     shown = {h: spec for h, spec in _OPTIONAL.items() if any(getattr(row, spec[0]) is not None for row in rows)}
-    name = distance_name(rows[0].features).split()[0]
+    name, own = distance_name(rows[0].features).split()[0], own_metrics(rows)
     lines = []
     for row in sorted(rows, key=lambda row: (eta_order(eta_label(row)), row.steps)):
         texts = [str(row.steps), str(row.nfe), eta_label(row), row.tau, significant(row.frechet_distance)]
         texts += [significant(getattr(row, attribute), digits) for attribute, digits in shown.values()]
+        texts += [significant(dict(row.other_metrics or ()).get(metric)) for metric in own]
         lines.append([*texts, significant(row.seconds, 3), significant(row.images_per_second, 3)])
-    terminal.table(["S", "nfe", "η", "τ", name, *shown, "seconds", "images/s"], lines)
+    terminal.table(["S", "nfe", "η", "τ", name, *shown, *own, "seconds", "images/s"], lines)
     terminal.say()
 
 

@@ -20,7 +20,7 @@ from ddim.figures import image_grid, plot_distance, plot_speed, sample_sheet
 from ddim.files import save_picture
 from ddim.grid import GridPoint
 from ddim.lit_module import DenoisingModule
-from ddim.metrics import compute_metrics
+from ddim.metrics import MEASURES, compute_metrics
 from ddim.results import (
     COLUMNS,
     CSV_NAME,
@@ -110,6 +110,7 @@ class EvaluationGrid(Study):
             "reference": self.measure.reference.digest,
             "reference_split": self.measure.split,
             "metrics": sorted(self.measure.metrics),
+            **{f"{name}_version": own.version for name in self.measure.metrics if (own := MEASURES[name]) is not None},
         }
 
     def _recall_all(self, trainer: pl.Trainer, module: DenoisingModule) -> dict[GridPoint, Tensor]:
@@ -213,9 +214,12 @@ def grid_result(
         generation.features, measure.reference, measure.metrics, seed=columns["seed"], device=device
     )
     provenance = measure.reference.provenance
-    row: dict[str, Any] = {"frechet_distance": None, **columns, **metrics}
+    own = tuple((name, value) for name, value in metrics.items() if name not in COLUMNS)
+    known = {name: value for name, value in metrics.items() if name in COLUMNS}
+    row: dict[str, Any] = {"frechet_distance": None, **columns, **known}
     return GridResult(
         **row,
+        other_metrics=own or None,
         num_samples=num_samples,
         features=features_name(measure.extractor),
         resize=measure.extractor.provenance.get("resize"),
@@ -238,6 +242,7 @@ def summary(rows: Sequence[GridResult], floor: Floor | None) -> dict[str, float]
         for row in rows
         if getattr(row, name) is not None
     }
+    values |= {f"{name}/{point_key(row)}": value for row in rows for name, value in row.other_metrics or ()}
     if floor is not None:
         values |= {f"floor/{name}": value for name, value in floor.metrics.items()}
     return values

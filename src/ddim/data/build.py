@@ -20,7 +20,8 @@ SOURCES: dict[str, Callable[[Options, Path], Source]] = {
     "celeba": CelebA,
     "image_folder": ImageFolder,
 }
-DATASETS = tuple(SOURCES)
+# A live view: what is registered later is in it.
+DATASETS = SOURCES.keys()
 _PHOTOGRAPHS = ("cifar10", "celeba")
 _ARRAYS = ("digits", "cifar10")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Options:
         self.kinds[key] = kind
         return self._values.pop(key, default)
 
-    def choice(self, key: str, default: Any, choices: Sequence[Any]) -> Any:
+    def choice(self, key: str, default: Any, choices: Collection[Any]) -> Any:
         kind = ", ".join(str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices)
         value = self._take(key, default, kind)
         # True == 1, so types are compared too
@@ -81,6 +81,15 @@ class Options:
         value = self._take(key, default, "text or null")
         if value is not None and (not isinstance(value, str) or not value.strip()):
             raise UserError(f"dataset.{key}={value} must be a short text or null")
+        return value
+
+    def like(self, key: str, default: Any) -> Any:
+        """A value of the default's type; a whole number is a number as well."""
+        value = self._take(key, default, type(default).__name__)
+        if type(value) is int and isinstance(default, float):
+            return float(value)
+        if default is not None and type(value) is not type(default):
+            raise UserError(f"dataset.{key}={value} must be of the type of its default, {default}")
         return value
 
     def folder(self, key: str, default: Path | None) -> Path:

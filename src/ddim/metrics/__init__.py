@@ -1,7 +1,7 @@
 """Sample quality: features of images, statistics of a reference set, and the distances between them."""
 
-from ddim.metrics.compute import METRICS, compute_metrics, frechet_distance
-from ddim.metrics.extractors import FEATURES, build_extractor
+from ddim.metrics.compute import MEASURES, METRICS, Metric, compute_metrics, frechet_distance
+from ddim.metrics.extractors import EXTRACTORS, FEATURES, build_extractor
 from ddim.metrics.features import FeatureExtractor, Features, extract_features
 from ddim.metrics.moments import RunningMoments
 from ddim.metrics.neighbours import nearest_neighbours
@@ -13,10 +13,13 @@ from ddim.metrics.reference import (
 )
 
 __all__ = [
+    "EXTRACTORS",
     "FEATURES",
+    "MEASURES",
     "METRICS",
     "FeatureExtractor",
     "Features",
+    "Metric",
     "ReferenceStatistics",
     "RunningMoments",
     "build_extractor",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +17,17 @@ from ddim.metrics.features import Features, full_float32
 from ddim.metrics.moments import RunningMoments
 from ddim.metrics.reference import ReferenceStatistics
 
-METRICS = ("frechet_distance", "kid", "precision_recall", "inception_score")
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a user's own: `function(generated, reference)` is one number. `version` changes when it does."""
+
+    function: Callable[[Features, ReferenceStatistics], float]
+    version: str
+
+
+MEASURES: dict[str, Metric | None] = dict.fromkeys(("frechet_distance", "kid", "precision_recall", "inception_score"))
+METRICS = MEASURES.keys()
 
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
@@ -29,7 +40,7 @@ INCEPTION_SCORE_SPLITS = 10
 def compute_metrics(
     generated: Features,
     reference: ReferenceStatistics,
-    metrics: Sequence[str] = METRICS,
+    metrics: Collection[str] = METRICS,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
@@ -39,7 +50,7 @@ def compute_metrics(
     (Binkowski et al., 2018; unbiased, over 100 subsets of min(1000, N) images drawn by `seed`), `precision` and
     `recall` (Kynkaanniemi et al., 2019; 3 neighbours; precision is the part of the generated images inside the
     reference manifold), `inception_score_mean` and `inception_score_std` (Salimans et al., 2016; 10 splits shuffled
-    by `seed`).
+    by `seed`), and the name of each metric of a user's own.
 
     What cannot be computed is absent: KID, precision and recall without reference features (published statistics) or
     with fewer than 2 or 4 images on a side, the Inception score without logits or with fewer than 10 images, the
@@ -87,6 +98,10 @@ def compute_metrics(
             "inception_score_mean": isc[KEY_METRIC_ISC_MEAN],
             "inception_score_std": isc[KEY_METRIC_ISC_STD],
         }
+    for name in metrics:
+        own = MEASURES[name]
+        if own is not None:
+            values[name] = float(own.function(generated, reference))
     return values
 
 
