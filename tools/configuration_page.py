@@ -43,7 +43,8 @@ python train.py --cfg job --resolve                      # what a command compos
 ```
 
 Later words win: the files of the groups, then `recipe`, then `experiment` or `table`, then the command line.
-Lists are written `[1,2,2]`, nothing is `null`, and `${dataset.tau}` is the value of that other setting. A key that does not exist or a value out of range ends in one sentence and exit status 2.
+Lists are written `[1,2,2]`, nothing is `null`, and `${dataset.tau}` is the value of that other setting.
+A key that does not exist or a value out of range ends in one sentence and exit status 2.
 
 Defaults are those of `python train.py` and `python evaluate.py` without arguments: the digits, their `recipe` included.
 """

@@ -200,7 +200,7 @@ def _store(group: str, name: str, node: dict[str, Any], package: str | None = No
 
 
 def _version(function: Callable[..., Any]) -> str:
-    """Changes with the file that a function is from: what an earlier version had finished is not taken for this one's."""
+    """Changes with the file that a function is from, so that what an earlier version has finished is done again."""
     try:
         text = Path(inspect.getsourcefile(function) or "").read_bytes()
     except (OSError, TypeError):  # typed into an interpreter

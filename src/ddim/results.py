@@ -12,7 +12,7 @@ import json
 import math
 import os
 import runpy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -176,19 +176,26 @@ def _pivot(terminal: Terminal, rows: Sequence[GridResult]) -> None:
     cells = {(eta_label(row), row.steps): row.frechet_distance for row in rows}
     labels = sorted({label for label, _ in cells}, key=eta_order)
     all_steps = sorted({steps for _, steps in cells})
-    best = {}
-    for steps in all_steps:
-        known = [d for (_, s), d in cells.items() if s == steps and d is not None and math.isfinite(d)]
-        best[steps] = min(known) if len(known) > 1 else None
+    of_column = {steps: _lowest(d for (_, s), d in cells.items() if s == steps) for steps in all_steps}
+    of_row = {label: _lowest(d for (name, _), d in cells.items() if name == label) for label in labels}
 
     def text(label: str, steps: int) -> str:
         value = cells.get((label, steps))
-        return ("*" if value is not None and value == best[steps] else "") + significant(value)
+        if value is None:
+            return significant(value)
+        return "+" * (value == of_row[label]) + "*" * (value == of_column[steps]) + significant(value)
 
     lines = [[label, *(text(label, steps) for steps in all_steps)] for label in labels]
-    marked = [cell for line in lines for cell in line if cell.startswith("*")]
+    marked = [cell for line in lines for cell in line if cell.startswith(("*", "+"))]
     terminal.table(["η", *(f"S={steps}" for steps in all_steps)], lines, best=marked)
-    terminal.say("* lowest of its column\n" if len(labels) > 1 else "")
+    marks = ["* lowest of its column"] * (len(labels) > 1) + ["+ lowest of its row"] * (len(all_steps) > 1)
+    terminal.say(", ".join(marks) + ("\n" if marks else ""))
+
+
+def _lowest(values: Iterable[float | None]) -> float | None:
+    """The best of several distances; None where there is nothing to compare."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return min(known) if len(known) > 1 else None
 
 
 def _long(terminal: Terminal, rows: Sequence[GridResult]) -> None:

@@ -90,7 +90,9 @@ class EvaluationGrid(Study):
     def run(self, trainer: pl.Trainer, module: DenoisingModule) -> None:
         self.measure.extractor.to(module.device)
         pictures = self._recall_all(trainer, module)
-        with GridProgress(len(self.points), enabled=self.show_progress and trainer.is_global_zero) as progress:
+        with GridProgress(
+            [point.nfe for point in self.points], enabled=self.show_progress and trainer.is_global_zero
+        ) as progress:
             for point in self.points:
                 if point in self.found:
                     progress.finish_point(f"{_line(self.found[point])}, finished before")
