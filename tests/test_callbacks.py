@@ -519,6 +519,8 @@ class TestImportsGoOneWay:
             ("offline_runs", set()),
             ("wandb_logger", {"dashboard", "files"}),
             ("show", {"dashboard", "wandb_logger"}),
+            ("plugins", {"errors"}),
+            ("extending", {*ROOMS, "errors"}),
             ("records", set()),
             ("files", {"errors"}),
             ("signals", set()),

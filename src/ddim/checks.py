@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from ddim.errors import UserError
@@ -12,12 +13,12 @@ def at_least(key: str, value: int, least: int) -> None:
         raise UserError(f"{key}={value} must be a whole number of at least {least}.")
 
 
-def one_of(key: str, value: Any, known: tuple[str, ...]) -> None:
+def one_of(key: str, value: Any, known: Collection[str]) -> None:
     if value not in known:
         raise UserError(f"{key}={value} is not known; choose one of {', '.join(known)}.")
 
 
-def some_of(key: str, values: Any, known: tuple[str, ...]) -> list[str]:
+def some_of(key: str, values: Any, known: Collection[str]) -> list[str]:
     """One name or several, as a list."""
     names = list(values) if isinstance(values, list | tuple) else [values]
     if not names:

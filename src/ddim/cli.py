@@ -22,6 +22,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 
 from ddim.errors import UserError
+from ddim.plugins import load_plugins
 from ddim.processes import say_error
 from ddim.signals import Stopped
 
@@ -40,6 +41,9 @@ GRID_KEYS = (
 # evaluate.py what the checkpoint supplies.
 TRAINER = ("trainer",)
 MULTIRUN = ("-m", "--multirun")
+# Hydra answers these and stops; nothing is looked up or tried out for them.
+QUESTIONS = ("-h", "--help", "--hydra-help", "--version", "-i", "--info", "-sc", "--shell-completion")
+PRINTING = ("-c", "--cfg")
 SUPPLIED = ("dataset", "denoiser", "schedule")
 # The folders of conf/.
 GROUPS = (
@@ -81,6 +85,9 @@ def training_arguments(arguments: Sequence[str]) -> list[str]:
         UserError: `resume=` names nothing to resume, a group's option is not a name, or nothing can be written
             where the run would be.
     """
+    load_plugins()
+    if _is_question(arguments):
+        return _as_asked(arguments, TRAINER)
     _check_options(arguments)
     rewritten = _additions(_grids_as_lists(arguments), TRAINER)
     resume = _value_of("resume", rewritten)
@@ -100,6 +107,9 @@ def evaluation_arguments(arguments: Sequence[str]) -> list[str]:
         UserError: `resume=` names no evaluation or stands beside `-m`, a group's option is not a name, or nothing can
             be written where the results would be.
     """
+    load_plugins()
+    if _is_question(arguments):
+        return _as_asked(arguments, TRAINER + SUPPLIED)
     _check_options(arguments)
     rewritten = _additions(_grids_as_lists(arguments), TRAINER + SUPPLIED)
     resume = _value_of("resume", rewritten)
@@ -171,8 +181,25 @@ def _is_multirun(arguments: Sequence[str]) -> bool:
     return any(argument in MULTIRUN for argument in arguments)
 
 
+def _is_question(arguments: Sequence[str]) -> bool:
+    return any(argument.partition("=")[0] in QUESTIONS for argument in arguments)
+
+
+def _as_asked(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
+    """Settings as they would be composed; in a line that the shell wants completed, those before the last word."""
+    line = os.environ.get("COMP_LINE")
+    if line is not None:
+        *words, last = line.split(" ")
+        # Hydra would complain about a word that nobody has finished typing.
+        usable = [word for word in words if "=" not in word or _parse(word) is not None]
+        os.environ["COMP_LINE"] = " ".join([*_additions(_grids_as_lists(usable), groups), last])
+    return _additions(_grids_as_lists(arguments), groups)
+
+
 def _check_options(arguments: Sequence[str]) -> None:
-    """Refuse what Hydra answers with a traceback: `dataset=7`."""
+    """Refuse what Hydra answers with a traceback: `dataset=7`, `--cfg hydra --resolve`."""
+    if "hydra" in arguments and "--resolve" in arguments and any(name in arguments for name in PRINTING):
+        raise UserError("--cfg hydra --resolve lacks the settings that Hydra's refer to; take --cfg all --resolve.")
     for argument in arguments:
         override = _parse(argument)
         if override is None or override.key_or_group not in GROUPS or override.is_sweep_override():

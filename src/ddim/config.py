@@ -2,6 +2,10 @@
 
 Hydra composes `conf/`; the dataclasses here say which keys it may hold, of which type and range.
 `training_config` and `evaluation_config` turn a composed configuration into them or raise `UserError`: one sentence.
+
+The `Attributes` of the schemas are the one place that says what a key means: `docs/configuration.md` is made of them by
+`python -m tools.configuration_page`. A type in parentheses stands for what an annotation cannot say; "one of NAMES" is
+replaced by these names.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from ddim.diffusion import NoiseSchedule
 from ddim.errors import UserError
 from ddim.evaluation_config import EvaluationConfig, SamplerConfig, plan
 from ddim.grid import GridPoint
-from ddim.metrics import FEATURES, METRICS
+from ddim.metrics import FEATURES, MEASURES, METRICS
 from ddim.paper import TABLES
 from ddim.precision import AUTO
 
@@ -43,6 +47,14 @@ PRECISIONS = (AUTO, "64-true", "32-true", "16-mixed", "bf16-mixed", "16-true", "
 
 @dataclass
 class LoaderConfig:
+    """How images are put into batches.
+
+    Attributes:
+        batch_size: images per device and step.
+        eval_batch_size: images per device in validation, and in the sampling that goes on while training.
+        num_workers: decoding processes, used only when the images do not fit into memory.
+    """
+
     batch_size: int = 128
     eval_batch_size: int = 500
     num_workers: int = 2
@@ -55,6 +67,13 @@ class LoaderConfig:
 
 @dataclass
 class LossConfig:
+    """What is minimised.
+
+    Attributes:
+        weighting: of the timesteps, one of WEIGHTINGS: L_simple of Ho et al. 2020, or weights by
+            the signal-to-noise ratio.
+    """
+
     weighting: str = "simple"
 
     def check(self) -> None:
@@ -63,6 +82,16 @@ class LossConfig:
 
 @dataclass
 class OptimizerConfig:
+    """How the weights follow the gradient.
+
+    Attributes:
+        name: one of OPTIMIZERS.
+        lr: learning rate after the warm-up.
+        betas (two numbers in [0, 1)): decay of Adam's running averages.
+        weight_decay: L2 penalty for adam, decoupled decay for adamw.
+        warmup_steps: steps over which the learning rate rises linearly.
+    """
+
     name: str = "adam"
     lr: float = 2e-4
     betas: tuple[float, float] = (0.9, 0.999)
@@ -82,6 +111,14 @@ class OptimizerConfig:
 
 @dataclass
 class EmaConfig:
+    """The average of the weights that is validated, sampled and saved beside the raw weights.
+
+    Attributes:
+        enabled: false trains and samples the raw weights alone.
+        decay (number in [0, 1)): of the exponential moving average.
+        update_every_n_steps: steps between updates of the average.
+    """
+
     enabled: bool = True
     decay: float = 0.9999
     update_every_n_steps: int = 1
@@ -94,6 +131,14 @@ class EmaConfig:
 
 @dataclass
 class CheckpointConfig:
+    """What is kept of a training.
+
+    Attributes:
+        every_n_steps: optimizer steps between two states of `last.ckpt`; what a killed run may lose.
+        monitor: the logged value whose best state is kept as `best.ckpt`; null keeps none.
+        mode (min, max): whether the lowest or the highest value of `monitor` is the best.
+    """
+
     every_n_steps: int = 1000
     monitor: str | None = "val/loss"
     mode: str = "min"
@@ -105,6 +150,16 @@ class CheckpointConfig:
 
 @dataclass
 class SampleGridConfig:
+    """A picture of the same latents again and again while training, from the validated (EMA) weights.
+
+    Attributes:
+        enabled: whether there are pictures.
+        every_n_validations: 1 draws at every validation, 2 at every second one.
+        num_images: in the picture.
+        steps: S of the sampler.
+        eta (0 ... 1, sigma_hat, sigma_hat_official): η of the sampler.
+    """
+
     enabled: bool = True
     every_n_validations: int = 1
     num_images: int = 64
@@ -118,6 +173,19 @@ class SampleGridConfig:
 
 @dataclass
 class TrainingEvaluationConfig:
+    """A small evaluation grid while training, with the validated (EMA) weights.
+
+    Attributes:
+        enabled: whether anything is measured.
+        every_n_validations: 1 measures at every validation, 3 at every third one.
+        num_samples: images per point.
+        batch_size: images that are sampled at once.
+        steps (whole number, or a list): S of the points.
+        eta (as sampler.eta, or a list): η of the points; `val/frechet_distance` is that of the first point.
+        features: what distances are measured on, one of FEATURES.
+        metrics (name, or a list): of METRICS.
+    """
+
     enabled: bool = True
     every_n_validations: int = 5
     num_samples: int = 1000
@@ -150,6 +218,19 @@ class CallbacksConfig:
 
 @dataclass
 class LoggerConfig:
+    """Where numbers and pictures go, besides the files of the run.
+
+    Attributes:
+        name: one of LOGGERS.
+        project: of W&B.
+        entity: the W&B team or user; null is your default.
+        group: W&B runs to show together; null is the training run's name, for it and all that evaluates it.
+        tags: of the W&B run.
+        notes: of the W&B run.
+        mode (online, offline, auto): auto is offline where nobody is logged in.
+        log_model: whether the checkpoints of a finished training become a W&B artifact.
+    """
+
     name: str = "wandb"
     project: str = "ddim"
     entity: str | None = None
@@ -173,6 +254,15 @@ class LoggerConfig:
 
 @dataclass
 class TrainConfig:
+    """Everything of `train.py`.
+
+    Attributes:
+        seed: of the weights, of the order of the images, and of all noise; 0 to 2^63 - 1.
+        resume: latest, a run directory or a `.ckpt`: goes on in the same directory and W&B run; null starts anew.
+        output_dir: where the directory of each run is made.
+        cache_dir: downloads, weights and reference statistics, shared by all runs.
+    """
+
     dataset: dict[str, Any]
     denoiser: dict[str, Any]
     schedule: dict[str, Any]
@@ -191,6 +281,17 @@ class TrainConfig:
 
 @dataclass
 class EvaluateConfig:
+    """Everything of `evaluate.py`.
+
+    Attributes:
+        checkpoint: latest, a run directory, a `.ckpt`, or a public checkpoint: a file, a diffusers directory, a hub id.
+        resume: latest, or the directory of an evaluation: does what is not finished there; null starts a new one.
+        table: set by the group of that name.
+        seed: of all noise: sample i is the same for any batch size, device and number of processes.
+        output_dir: where the directory of each evaluation is made, and where latest looks for runs.
+        cache_dir: downloads, weights and reference statistics, shared by all runs.
+    """
+
     dataset: dict[str, Any]
     denoiser: dict[str, Any]
     schedule: dict[str, Any]
@@ -243,7 +344,8 @@ def _check_monitor(callbacks: CallbacksConfig) -> None:
     losses = ("val/loss", *(f"val/loss_q{quartile}" for quartile in range(1, 5)))
     if monitor is None or monitor in losses:
         return
-    measured = [f"val/{MONITORED[name]}" for name in part.metrics if name in MONITORED] if part.enabled else []
+    one_number = MONITORED | {name: name for name, own in MEASURES.items() if own is not None}
+    measured = [f"val/{one_number[name]}" for name in part.metrics if name in one_number] if part.enabled else []
     if monitor not in measured:
         known = ", ".join((*losses, *measured))
         raise UserError(f"callbacks.checkpoint.monitor={monitor} is not measured while training; known are {known}.")
@@ -283,11 +385,12 @@ def training_grid(config: TrainConfig, schedule: NoiseSchedule) -> list[GridPoin
 
 def _typed(schema: type, cfg: DictConfig) -> Any:
     try:
-        missing = sorted(OmegaConf.missing_keys(cfg))
-        if missing:
-            raise UserError(f"{missing[0]} has no value; give one, for example {missing[0]}=VALUE.")
         plain = OmegaConf.to_container(cfg, resolve=True)
         assert isinstance(plain, dict)
+        # Of the resolved values: what refers to a key that a checkpoint does not state has none either.
+        missing = sorted(OmegaConf.missing_keys(OmegaConf.create(plain)))
+        if missing:
+            raise UserError(f"{missing[0]} has no value; give one, for example {missing[0]}=VALUE.")
         known = {item.name for item in fields(schema)}
         for key in sorted(set(plain) - known, key=str):
             raise UserError(f"{key}={plain[key]} is not a setting; there are {', '.join(sorted(known))}.")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ddim.checks import at_least, one_of, some_of
-from ddim.diffusion import NoiseSchedule
+from ddim.diffusion import SAMPLERS, NoiseSchedule
 from ddim.errors import UserError
 from ddim.grid import GridPoint, grid_points
 from ddim.metrics import FEATURES, METRICS
@@ -17,21 +17,44 @@ PARTS = ("grid", "reconstruction", "consistency", "interpolation", "trajectory",
 
 @dataclass
 class SamplerConfig:
-    """The grid: every number of steps with every η. `steps` and `eta` are one value or a list."""
+    """The grid: every number of steps with every η. `steps` and `eta` are one value or a list.
+
+    Attributes:
+        steps (whole number, or a list): S, the length of τ.
+        eta (0 ... 1, sigma_hat, sigma_hat_official; or a list): η of eq. 16; sigma_hat is the paper's larger variance,
+            sigma_hat_official as the official code samples it (x_0 clipped, no noise in the last step).
+        tau (linear, quadratic, several of them, or a list of timesteps): how the S timesteps are chosen.
+        clip_denoised: clip the predicted x_0 to [-1, 1] in every step.
+        name: the rule: ddim, which with η is the paper's whole family, or one of your own (docs/extending.md).
+    """
 
     steps: Any = field(default_factory=lambda: [5, 10, 20, 50])
     eta: Any = field(default_factory=lambda: [0.0, 0.5, 1.0])
     tau: Any = "linear"
     clip_denoised: bool = False
+    name: str = "ddim"
 
     def points(self, schedule: NoiseSchedule, prefix: str = "sampler") -> list[GridPoint]:
         return grid_points(
-            schedule, steps=self.steps, etas=self.eta, tau=self.tau, clip_denoised=self.clip_denoised, prefix=prefix
+            schedule,
+            steps=self.steps,
+            etas=self.eta,
+            tau=self.tau,
+            clip_denoised=self.clip_denoised,
+            prefix=prefix,
+            sampler=self.name,
         )
 
 
 @dataclass
 class ReconstructionConfig:
+    """Test images encoded to x_T and decoded with the same S (the paper's Table 2).
+
+    Attributes:
+        num_images: of the test split; null takes all.
+        shown: images in the picture.
+    """
+
     num_images: int | None = None
     shown: int = 10
 
@@ -43,6 +66,14 @@ class ReconstructionConfig:
 
 @dataclass
 class ConsistencyConfig:
+    """The same x_T under every `sampler.steps`, against the largest (the paper's Figure 5).
+
+    Attributes:
+        num_images: latents.
+        eta (as sampler.eta): the values of η that are compared.
+        shown: images in the picture.
+    """
+
     num_images: int = 100
     eta: Any = field(default_factory=lambda: [0.0, 1.0])
     shown: int = 8
@@ -55,6 +86,15 @@ class ConsistencyConfig:
 
 @dataclass
 class InterpolationConfig:
+    """Spherical interpolation between latents, η = 0 (the paper's Figure 6).
+
+    Attributes:
+        steps: S; null takes the largest of `sampler.steps`.
+        lines: pairs of latents.
+        points: images on each line, ends included.
+        corners: side of the square grid between four latents.
+    """
+
     steps: int | None = None
     lines: int = 6
     points: int = 11
@@ -70,6 +110,16 @@ class InterpolationConfig:
 
 @dataclass
 class TrajectoryConfig:
+    """The predicted x_0 along the way, as a strip and an animation.
+
+    Attributes:
+        steps: S; null takes the largest of `sampler.steps`.
+        eta (as sampler.eta): the values of η that are followed.
+        num_images: samples that are followed.
+        shown: steps in the strip; the animation has all, of more than 100 an even choice.
+        frame_milliseconds: how long a frame of the animation is shown.
+    """
+
     steps: int | None = None
     eta: Any = field(default_factory=lambda: [0.0, 1.0])
     num_images: int = 6
@@ -86,6 +136,14 @@ class TrajectoryConfig:
 
 @dataclass
 class DiversityConfig:
+    """Does η = 0 copy? Precision, recall and the nearest training images of `evaluation.num_samples` samples.
+
+    Attributes:
+        steps: S; null takes the largest of `sampler.steps`.
+        eta (as sampler.eta): the values of η that are compared.
+        shown: samples in the picture, each above its nearest training images.
+    """
+
     steps: int | None = None
     eta: Any = field(default_factory=lambda: [0.0, 1.0])
     shown: int = 8
@@ -98,6 +156,24 @@ class DiversityConfig:
 
 @dataclass
 class EvaluationConfig:
+    """What is asked of a trained network.
+
+    Attributes:
+        parts (name, or a list): of PARTS.
+        weights (ema, raw): which weights of the checkpoint are sampled.
+        num_samples: exactly this many images enter every metric of a point.
+        batch_size: images that are sampled at once by each process, halved where memory runs out; null: by the size
+            of the images and the device.
+        features: what distances are measured on, one of FEATURES; only inception-v3-compat makes a FID.
+        metrics (name, or a list): of METRICS.
+        reference: a published `.npz` with `mu` and `sigma`; null computes them from the data set and caches them.
+        reference_split (train, test): whose images samples are compared with.
+        floor: whether real held-out images are measured against the same reference.
+        loss_images: held-out images whose loss is computed first.
+        grid_images: images shown per grid point, from the same latents.
+        partial_every_seconds: how often the samples of an unfinished point are kept, for the case that it is killed.
+    """
+
     parts: Any = field(default_factory=lambda: ["grid"])
     weights: str = "ema"
     num_samples: int = 1000
@@ -153,6 +229,11 @@ def plan(sampler: SamplerConfig, evaluation: EvaluationConfig, schedule: NoiseSc
     """
     points = {"grid": sampler.points(schedule)}
     if "reconstruction" in evaluation.parts:
+        if sampler.name != "ddim":
+            raise UserError(
+                f"sampler.name={sampler.name} has no inverse, which evaluation=reconstruction needs; take "
+                "sampler.name=ddim or leave reconstruction out of evaluation.parts."
+            )
         # The inverse of encoding is the deterministic sampler, which must not clip: encoding did not.
         points["reconstruction"] = replace(sampler, eta=0.0, clip_denoised=False).points(schedule)
     if "consistency" in evaluation.parts:
@@ -169,6 +250,11 @@ def plan(sampler: SamplerConfig, evaluation: EvaluationConfig, schedule: NoiseSc
                 f"sampler.steps={sampler.steps} is one number of steps; evaluation=consistency compares at least two, "
                 "for example sampler.steps=10,20,50."
             )
+    if "trajectory" in evaluation.parts and not SAMPLERS[sampler.name].takes("on_step"):
+        raise UserError(
+            f"sampler.name={sampler.name} does not show its steps (it takes no on_step), which evaluation=trajectory "
+            "needs; leave trajectory out of evaluation.parts."
+        )
     for name, eta, steps in (
         ("interpolation", 0.0, evaluation.interpolation.steps),
         ("trajectory", evaluation.trajectory.eta, evaluation.trajectory.steps),

@@ -28,6 +28,7 @@ from ddim.diffusion import NoiseSchedule
 from ddim.errors import UserError
 from ddim.paper import OFFICIAL_SCHEDULE
 from ddim.paths import usable_path
+from ddim.plugins import load_plugins
 
 # diffusers notes here which version wrote a file; this is the oldest one our tests accept.
 DIFFUSERS_VERSION = "0.35.0"
@@ -161,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", choices=WEIGHTS, default="ema", help="which weights of RUN (default: ema)")
     options = parser.parse_args(arguments)
     try:
+        load_plugins()
         _check_free(options.directory)
         pretrained = open_pretrained(options.run)
         files = export(pretrained, options.directory, options.weights)

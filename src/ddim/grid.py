@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddim.diffusion import SPACINGS, NoiseSchedule, explicit_timesteps, select_timesteps
+from ddim.diffusion import SAMPLERS, SPACINGS, NoiseSchedule, explicit_timesteps, select_timesteps
 from ddim.errors import UserError
 
 NAMED_VARIANCES = ("sigma_hat", "sigma_hat_official")
@@ -24,8 +24,9 @@ class GridPoint:
         eta: η in [0, 1]; 1 for the σ̂ variants, whose mean it is.
         variance: "eta", "sigma_hat" or "sigma_hat_official" (see `ddim.diffusion.sample`).
         tau: "linear", "quadratic" or "explicit".
-        timesteps: the increasing sub-sequence that is sampled; its length is the number of network calls.
+        timesteps: the increasing sub-sequence that is sampled; of ddim its length is the number of network calls.
         clip_denoised: whether the predicted x_0 is clipped to [-1, 1].
+        sampler: the rule, one of `ddim.diffusion.SAMPLERS`.
     """
 
     steps: int
@@ -34,10 +35,11 @@ class GridPoint:
     tau: str
     timesteps: tuple[int, ...]
     clip_denoised: bool = False
+    sampler: str = "ddim"
 
     @property
     def nfe(self) -> int:
-        return len(self.timesteps)
+        return SAMPLERS[self.sampler].nfe(len(self.timesteps))
 
     def timesteps_tensor(self) -> Tensor:
         return torch.tensor(self.timesteps, dtype=torch.long)
@@ -51,6 +53,7 @@ def grid_points(
     tau: Any,
     clip_denoised: bool = False,
     prefix: str = "sampler",
+    sampler: str = "ddim",
 ) -> list[GridPoint]:
     """All (η, S) in the order η-major, S-minor.
 
@@ -60,20 +63,35 @@ def grid_points(
         etas: values in [0, 1], "sigma_hat" or "sigma_hat_official", or a list of them.
         tau: a spacing's name, several of them, or one explicit increasing list of timesteps.
         prefix: where these values stand in the configuration, for the error messages.
+        sampler: the rule, one of `ddim.diffusion.SAMPLERS`.
 
     Raises:
         UserError: naming the first value that is wrong.
     """
     selections = _selections(schedule, steps, tau, prefix)
     variances = [_parse_eta(eta, f"{prefix}.eta") for eta in _as_list(etas, f"{prefix}.eta")]
+    _check_sampler(sampler, variances, clip_denoised, prefix)
     points = [
-        GridPoint(count, eta, variance, name, timesteps, clip_denoised)
+        GridPoint(count, eta, variance, name, timesteps, clip_denoised, sampler)
         for eta, variance in variances
         for count, name, timesteps in selections
     ]
     if len(set(points)) != len(points):
         raise UserError(f"{prefix}.steps={steps} with {prefix}.eta={etas} names a grid point twice.")
     return points
+
+
+def _check_sampler(name: str, variances: Sequence[tuple[float, str]], clip_denoised: bool, prefix: str) -> None:
+    if name not in SAMPLERS:
+        raise UserError(f"sampler.name={name} is not known; choose one of {', '.join(SAMPLERS)}.")
+    rule = SAMPLERS[name]
+    for eta, variance in variances:
+        if (eta != 0 and not rule.takes("eta")) or (variance != "eta" and not rule.takes("variance")):
+            given = eta if variance == "eta" else variance
+            alone = "0" if not rule.takes("eta") else "a number"
+            raise UserError(f"{prefix}.eta={given} is not possible with sampler.name={name}; take {alone}.")
+    if clip_denoised and not rule.takes("clip_denoised"):
+        raise UserError(f"sampler.clip_denoised=true is not possible with sampler.name={name}; take false.")
 
 
 def _selections(schedule: NoiseSchedule, steps: Any, tau: Any, prefix: str) -> list[tuple[int, str, tuple[int, ...]]]:

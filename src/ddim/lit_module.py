@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ddim.checkpoint import CHECKPOINT_KEY, describe
 from ddim.data import to_model_space, to_uint8
-from ddim.diffusion import Noise, NoiseSchedule, NoiseSource, StepState, sample, simple_loss
+from ddim.diffusion import SAMPLERS, Noise, NoiseSchedule, NoiseSource, StepState, simple_loss
 from ddim.errors import UserError
 from ddim.grid import GridPoint
 
@@ -185,17 +185,22 @@ class DenoisingModule(pl.LightningModule):
         Raises UserError where x_0 is not finite, ValueError where noise is missing.
         """
         with torch.inference_mode():
-            x_0 = sample(
-                self,
-                x_T,
-                self.schedule,
-                point.timesteps_tensor(),
-                point.eta,
-                variance=point.variance,
-                clip_denoised=point.clip_denoised,
-                noise=_no_noise if noise is None else noise,
-                on_step=on_step,
-            )
+            try:
+                x_0 = SAMPLERS[point.sampler].run(
+                    self,
+                    x_T,
+                    self.schedule,
+                    point.timesteps_tensor(),
+                    eta=point.eta,
+                    variance=point.variance,
+                    clip_denoised=point.clip_denoised,
+                    noise=_no_noise if noise is None else noise,
+                    on_step=on_step,
+                )
+            except ValueError as error:
+                if point.sampler == "ddim":
+                    raise
+                raise UserError(f"sampler.name={point.sampler} cannot be used: {error}.") from error
             if not torch.isfinite(x_0).all():
                 raise UserError(
                     f"The samples at step {self.global_step} are not finite numbers: training has diverged; "

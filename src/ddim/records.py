@@ -29,12 +29,17 @@ def _timesteps(value: Any) -> tuple[int, ...]:
     return tuple(_int(t) for t in (value.split() if isinstance(value, str) else value))
 
 
+def _pairs(value: Any) -> tuple[tuple[str, float], ...]:
+    return tuple((str(name), float(number)) for name, number in value)
+
+
 _CONVERT: dict[str, Callable[[Any], Any]] = {
     "str": str,
     "int": _int,
     "float": float,
     "bool": _bool,
     "tuple[int, ...]": _timesteps,
+    "tuple[tuple[str, float], ...]": _pairs,
 }
 
 
@@ -46,6 +51,7 @@ class GridResult:
     are accepted. None means "not known" or "not measured". Raises ValueError naming the field where that fails.
 
     `precision` and `recall` are the metrics of Kynkäänniemi et al. (2019); the arithmetic is `compute_precision`.
+    `other_metrics` are (name, number) pairs of a user's own metrics; each is a column of its own in files and tables.
     `steps` is the S asked for, `nfe` how often the network ran, `seconds` the time of all `num_samples` images.
     `weights_hash` identifies the weights themselves, which a path does not.
     `clip_denoised` is the setting asked for: "sigma_hat_official" clips whatever it says. `reference` identifies the
@@ -85,6 +91,7 @@ class GridResult:
     reference_split: str | None = None
     preprocessing: str | None = None
     timesteps: tuple[int, ...] | None = None
+    other_metrics: tuple[tuple[str, float], ...] | None = None
 
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):
@@ -107,10 +114,13 @@ class GridResult:
 
     def as_record(self) -> dict[str, Any]:
         """Plain JSON-able dictionary in column order; `GridResult(**record)` is its inverse."""
-        return {name: jsonable(value) for name, value in vars(self).items()}
+        record = {name: jsonable(value) for name, value in vars(self).items()}
+        if self.other_metrics is None:
+            del record["other_metrics"]
+        return record
 
 
-COLUMNS = tuple(entry.name for entry in dataclasses.fields(GridResult))
+COLUMNS = tuple(entry.name for entry in dataclasses.fields(GridResult) if entry.name != "other_metrics")
 REQUIRED_COLUMNS = tuple(entry.name for entry in dataclasses.fields(GridResult) if entry.default is dataclasses.MISSING)
 
 

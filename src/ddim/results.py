@@ -12,7 +12,7 @@ import json
 import math
 import os
 import runpy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,8 +87,15 @@ def write_results(
     """
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([csv_cell(value) for value in vars(row).values()] for row in rows)
+    own = own_metrics(rows)
+    writer.writerow([*COLUMNS, *own])
+    writer.writerows(
+        [
+            *(csv_cell(getattr(row, column)) for column in COLUMNS),
+            *(csv_cell(dict(row.other_metrics or ()).get(name)) for name in own),
+        ]
+        for row in rows
+    )
     document = {
         "format": 1,
         "rows": [row.as_record() for row in rows],
@@ -129,7 +136,12 @@ def _row(record: Mapping[str, Any]) -> GridResult:
     missing = [name for name in REQUIRED_COLUMNS if name not in record]
     if missing:
         raise ValueError(f"column {', '.join(missing)} is missing")
-    return GridResult(**{name: value for name, value in record.items() if name in COLUMNS})
+    return GridResult(**{name: value for name, value in record.items() if name in (*COLUMNS, "other_metrics")})
+
+
+def own_metrics(rows: Sequence[GridResult]) -> list[str]:
+    """The names of a user's own metrics in `rows`, in order of first appearance."""
+    return list(dict.fromkeys(name for row in rows for name, _ in row.other_metrics or ()))
 
 
 def csv_cell(value: Any) -> str:
@@ -164,30 +176,38 @@ def _pivot(terminal: Terminal, rows: Sequence[GridResult]) -> None:
     cells = {(eta_label(row), row.steps): row.frechet_distance for row in rows}
     labels = sorted({label for label, _ in cells}, key=eta_order)
     all_steps = sorted({steps for _, steps in cells})
-    best = {}
-    for steps in all_steps:
-        known = [d for (_, s), d in cells.items() if s == steps and d is not None and math.isfinite(d)]
-        best[steps] = min(known) if len(known) > 1 else None
+    of_column = {steps: _lowest(d for (_, s), d in cells.items() if s == steps) for steps in all_steps}
+    of_row = {label: _lowest(d for (name, _), d in cells.items() if name == label) for label in labels}
 
     def text(label: str, steps: int) -> str:
         value = cells.get((label, steps))
-        return ("*" if value is not None and value == best[steps] else "") + significant(value)
+        if value is None:
+            return significant(value)
+        return "+" * (value == of_row[label]) + "*" * (value == of_column[steps]) + significant(value)
 
     lines = [[label, *(text(label, steps) for steps in all_steps)] for label in labels]
-    marked = [cell for line in lines for cell in line if cell.startswith("*")]
+    marked = [cell for line in lines for cell in line if cell.startswith(("*", "+"))]
     terminal.table(["η", *(f"S={steps}" for steps in all_steps)], lines, best=marked)
-    terminal.say("* lowest of its column\n" if len(labels) > 1 else "")
+    marks = ["* lowest of its column"] * (len(labels) > 1) + ["+ lowest of its row"] * (len(all_steps) > 1)
+    terminal.say(", ".join(marks) + ("\n" if marks else ""))
+
+
+def _lowest(values: Iterable[float | None]) -> float | None:
+    """The best of several distances; None where there is nothing to compare."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return min(known) if len(known) > 1 else None
 
 
 def _long(terminal: Terminal, rows: Sequence[GridResult]) -> None:
     shown = {h: spec for h, spec in _OPTIONAL.items() if any(getattr(row, spec[0]) is not None for row in rows)}
-    name = distance_name(rows[0].features).split()[0]
+    name, own = distance_name(rows[0].features).split()[0], own_metrics(rows)
     lines = []
     for row in sorted(rows, key=lambda row: (eta_order(eta_label(row)), row.steps)):
         texts = [str(row.steps), str(row.nfe), eta_label(row), row.tau, significant(row.frechet_distance)]
         texts += [significant(getattr(row, attribute), digits) for attribute, digits in shown.values()]
+        texts += [significant(dict(row.other_metrics or ()).get(metric)) for metric in own]
         lines.append([*texts, significant(row.seconds, 3), significant(row.images_per_second, 3)])
-    terminal.table(["S", "nfe", "η", "τ", name, *shown, "seconds", "images/s"], lines)
+    terminal.table(["S", "nfe", "η", "τ", name, *shown, *own, "seconds", "images/s"], lines)
     terminal.say()
 
 

@@ -33,6 +33,7 @@ from ddim.fingerprint import tensors_sha256
 from ddim.lit_module import DenoisingModule
 from ddim.loggers import build_loggers
 from ddim.paper import TABLES
+from ddim.plugins import load_plugins
 from ddim.precision import with_precision
 from ddim.processes import first_is_ready, one_fate, wait_for_first
 from ddim.replay import save_command
@@ -55,6 +56,7 @@ def train(cfg: DictConfig) -> float | None:
             or a disk that takes no more.
         Stopped: SIGTERM or Ctrl-C, with the step at hand saved.
     """
+    load_plugins()  # a job of a sweep may be in a process of its own
     config = training_config(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
 
@@ -115,6 +117,7 @@ def evaluate(cfg: DictConfig) -> None:
         UserError: anything the user can put right, before the first sample; after it, a disk that takes no more.
         Stopped: SIGTERM or Ctrl-C.
     """
+    load_plugins()
     directory = Path(HydraConfig.get().runtime.output_dir)
     kept = f"what was finished is kept, go on with {resume_command('evaluate.py', directory)}"
     with _leaving_well(directory, lambda: kept) as stop:

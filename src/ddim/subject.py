@@ -14,8 +14,10 @@ from ddim.checkpoint import GROUPS, latest_checkpoint
 from ddim.data.build import DATASETS
 from ddim.denoisers.pretrained import Pretrained, open_pretrained
 from ddim.denoisers.torch_file import printable
+from ddim.diffusion import BUILT_IN, SCHEDULES
 from ddim.errors import UserError
 from ddim.paper import OFFICIAL_SCHEDULE, TABLES
+from ddim.plugins import VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +52,20 @@ def open_subject(cfg: DictConfig) -> Pretrained:
     OmegaConf.set_struct(cfg, False)
     for group in GROUPS:
         cfg[group] = _overlaid(group, stated[group], cfg.get(group), pretrained.origin)
+        _check_known(group, cfg[group], pretrained.origin)
     _in_miniature(cfg)
     return pretrained
+
+
+def _check_known(group: str, config: DictConfig, origin: str) -> None:
+    """Of a data set or schedule of a user's own, say what it needs."""
+    known = {"dataset": [*DATASETS], "schedule": [*BUILT_IN, *SCHEDULES]}.get(group)
+    name = config.get("name")
+    if known is not None and isinstance(name, str) and name not in known:
+        raise UserError(
+            f"{group}.name={printable(name)} of checkpoint={origin} is not one of: {', '.join(known)}; one of your own "
+            f"is known while {VARIABLE} names the file that registers it."
+        )
 
 
 def _open(source: str | None, output_dir: Path, cache_dir: Path) -> Pretrained:
@@ -84,7 +98,10 @@ def _in_miniature(cfg: DictConfig) -> None:
 def _option(group: str, name: str) -> dict[str, Any]:
     """The file of conf/ that `group=name` composes."""
     (folder,) = [Path(source.path) for source in HydraConfig.get().runtime.config_sources if source.provider == "main"]
-    container = OmegaConf.to_container(OmegaConf.load(folder / group / f"{name}.yaml"))
+    path = folder / group / f"{name}.yaml"
+    if not path.is_file():  # a user's own
+        return {}
+    container = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 

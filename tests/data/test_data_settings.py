@@ -157,7 +157,7 @@ keys = st.sampled_from(
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(name=st.sampled_from(DATASETS), overrides=st.dictionaries(keys, anything, max_size=4))
+@given(name=st.sampled_from(list(DATASETS)), overrides=st.dictionaries(keys, anything, max_size=4))
 def test_any_setting_is_accepted_or_refused_with_a_sentence(
     name: str, overrides: dict[str, Any], make_datamodule: Make
 ) -> None:

@@ -258,7 +258,7 @@ def test_features_from_processes_are_those_of_one_in_order(features, gathered, e
 
 @pytest.mark.parametrize(
     ("features", "world_size"),
-    [("inception-v3-compat", 3), *((features, size) for features in FEATURES[1:] for size in (1, 2, 3))],
+    [("inception-v3-compat", 3), *((features, size) for features in list(FEATURES)[1:] for size in (1, 2, 3))],
 )
 def test_frechet_distance_for_any_number_of_processes(
     features, world_size, gathered, extractor_of, random_inception_weights, tmp_path

@@ -83,7 +83,9 @@ class Consistency(Study):
     def run(self, trainer: pl.Trainer, module: DenoisingModule) -> None:
         self.extractor.to(module.device)
         pictures: dict[GridPoint, Tensor] = {}
-        with GridProgress(len(self.points), enabled=self.show_progress and trainer.is_global_zero) as progress:
+        with GridProgress(
+            [point.nfe for point in self.points], enabled=self.show_progress and trainer.is_global_zero
+        ) as progress:
             for *others, largest in self.groups.values():
                 reference = self._generate(trainer, module, largest, progress)
                 pictures[largest] = reference.first_images[: self.shown]

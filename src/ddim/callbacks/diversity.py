@@ -109,7 +109,9 @@ class Diversity(Study):
         threshold = copy_threshold(held_out_distances)
         self.real = self._numbers(self.held_out, held_out_distances, threshold, module)
         found: dict[GridPoint, dict[str, Tensor]] = {}
-        with GridProgress(len(self.points), enabled=self.show_progress and trainer.is_global_zero) as progress:
+        with GridProgress(
+            [point.nfe for point in self.points], enabled=self.show_progress and trainer.is_global_zero
+        ) as progress:
             for point in self.points:
                 progress.start_point(f"diversity eta {eta_label(point)} S {point.steps}", self.num_samples)
                 features = generate(

@@ -21,8 +21,8 @@ from ddim.figures import image_grid, plot_distance, plot_speed, sample_sheet
 from ddim.files import save_picture
 from ddim.grid import GridPoint
 from ddim.lit_module import DenoisingModule
-from ddim.metrics import compute_metrics
-from ddim.records import point_key
+from ddim.metrics import MEASURES, compute_metrics
+from ddim.records import COLUMNS, point_key
 from ddim.results import (
     CSV_NAME,
     GridResult,
@@ -88,7 +88,9 @@ class EvaluationGrid(Study):
     def run(self, trainer: pl.Trainer, module: DenoisingModule) -> None:
         self.measure.extractor.to(module.device)
         pictures = self._recall_all(trainer, module)
-        with GridProgress(len(self.points), enabled=self.show_progress and trainer.is_global_zero) as progress:
+        with GridProgress(
+            [point.nfe for point in self.points], enabled=self.show_progress and trainer.is_global_zero
+        ) as progress:
             for point in self.points:
                 if point in self.found:
                     progress.finish_point(f"{caption(self.found[point])}, finished before")
@@ -108,6 +110,7 @@ class EvaluationGrid(Study):
             "reference": self.measure.reference.digest,
             "reference_split": self.measure.split,
             "metrics": sorted(self.measure.metrics),
+            **{f"{name}_version": own.version for name in self.measure.metrics if (own := MEASURES[name]) is not None},
         }
 
     def _recall_all(self, trainer: pl.Trainer, module: DenoisingModule) -> dict[GridPoint, Tensor]:
@@ -216,9 +219,12 @@ def grid_result(
         generation.measured, measure.reference, measure.metrics, seed=columns["seed"], device=device
     )
     provenance = measure.reference.provenance
-    row: dict[str, Any] = {"frechet_distance": None, **columns, **metrics}
+    own = tuple((name, value) for name, value in metrics.items() if name not in COLUMNS)
+    known = {name: value for name, value in metrics.items() if name in COLUMNS}
+    row: dict[str, Any] = {"frechet_distance": None, **columns, **known}
     return GridResult(
         **row,
+        other_metrics=own or None,
         num_samples=num_samples,
         features=features_name(measure.extractor),
         resize=measure.extractor.provenance.get("resize"),

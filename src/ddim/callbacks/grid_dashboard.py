@@ -30,6 +30,7 @@ def show_result(trainer: pl.Trainer, row: GridResult, picture: Image.Image) -> N
     values = {
         f"grid/{name}/{curve}": getattr(row, name) for name in (*METRICS, "seconds_per_50000", "images_per_second")
     }
+    values |= {f"grid/{name}/{curve}": value for name, value in row.other_metrics or ()}
     show_point(trainer, row.steps, row.nfe, {**values, f"samples/{curve}": picture}, caption(row))
 
 
@@ -70,6 +71,7 @@ def summary(rows: Sequence[GridResult], floor: Floor | None) -> dict[str, float 
         for row in rows
         if getattr(row, name) is not None
     }
+    values |= {f"{name}/{point_key(row)}": value for row in rows for name, value in row.other_metrics or ()}
     if floor is not None:
         values |= {f"floor/{name}": value for name, value in floor.metrics.items()}
     measured = [(row.frechet_distance, row) for row in rows if row.frechet_distance is not None]

@@ -82,7 +82,9 @@ class Interpolation(Study):
         terminal.say(f"\nTable     {self.directory / 'interpolation.csv'}")
 
     def run(self, trainer: pl.Trainer, module: DenoisingModule) -> None:
-        with GridProgress(len(self.points), enabled=self.show_progress and trainer.is_global_zero) as progress:
+        with GridProgress(
+            [point.nfe for point in self.points], enabled=self.show_progress and trainer.is_global_zero
+        ) as progress:
             for point in self.points:
                 progress.start_point(f"S {point.steps}", self.lines * self.points_per_line + self.corners**2)
                 self._run_point(trainer, module, point, progress)

@@ -4,27 +4,59 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 SECONDS_BETWEEN_LINES = 10.0
+# Of the time so far: the lines of a long run are further apart.
+SHARE_BETWEEN_LINES = 0.05
+
+
+class Pace:
+    """When the next line is due where there is no bar: after ten seconds, later after a share of the time so far."""
+
+    def __init__(self) -> None:
+        self.began = self.last = time.perf_counter()
+
+    def is_due(self) -> bool:
+        """Whether a line is due; if so, it counts as printed."""
+        now = time.perf_counter()
+        if now - self.last < max(SECONDS_BETWEEN_LINES, SHARE_BETWEEN_LINES * (now - self.began)):
+            return False
+        self.last = now
+        return True
+
+    def note(self) -> None:
+        """A line was printed for another reason."""
+        self.last = time.perf_counter()
+
+
+def _console() -> Console:
+    """Standard error; escape codes only where it is a terminal, whatever the environment says of colours."""
+    return Console(file=sys.stderr, force_terminal=sys.stderr.isatty(), force_jupyter=False)
+
+
+def _is_live(console: Console) -> bool:
+    """Whether bars may be drawn: `| tee log` would mix them with what it prints."""
+    return console.is_terminal and not console.is_dumb_terminal and sys.stdout.isatty()
 
 
 def _progress(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
         TextColumn("left"),
         console=console,
+        expand=True,
     )
 
 
@@ -38,11 +70,11 @@ class TrainingProgress(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self.enabled = True
-        self.console = Console(file=sys.stderr)
+        self.console = _console()
         self.bar: Progress | None = None
         self.task: Any = None
-        self.first_step = 0
-        self.began = self.last_line = 0.0
+        self.first_step = self.last_step = 0
+        self.pace = Pace()
 
     def disable(self) -> None:
         self.enabled = False
@@ -52,9 +84,9 @@ class TrainingProgress(ProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self.began = self.last_line = time.perf_counter()
-        self.first_step = trainer.global_step
-        if self.enabled and self.console.is_terminal:
+        self.pace = Pace()
+        self.first_step = self.last_step = trainer.global_step
+        if self.enabled and _is_live(self.console):
             self.bar = _progress(self.console)
             total = trainer.max_steps if trainer.max_steps > 0 else None
             self.task = self.bar.add_task("training", total=total, completed=trainer.global_step, note="")
@@ -66,15 +98,15 @@ class TrainingProgress(ProgressBar):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if not self.enabled:
             return
-        now, step = time.perf_counter(), trainer.global_step
+        step = trainer.global_step
         if self.bar is not None:
             self.bar.update(self.task, completed=step)
             if step % 10 == 0:
                 # Reading the loss waits for the device; every step would serialise host and device.
-                self.bar.update(self.task, note=self._note(trainer))
-        elif now - self.last_line >= SECONDS_BETWEEN_LINES or step == trainer.max_steps:
-            self.last_line = now
-            self.console.print(self._line(trainer, step, now), highlight=False, soft_wrap=True)
+                self.bar.update(self.task, note=f"{self._count(trainer, step)}: {self._note(trainer)}")
+        elif self.pace.is_due() or (step == trainer.max_steps and step > self.last_step):
+            self.console.print(self._line(trainer, step), markup=False, highlight=False, soft_wrap=True)
+        self.last_step = step
 
     def _note(self, trainer: pl.Trainer) -> str:
         metrics = trainer.callback_metrics
@@ -85,11 +117,14 @@ class TrainingProgress(ProgressBar):
             parts.append(f"{metrics['train/images_per_second']:.0f} images/s")
         return ", ".join(parts)
 
-    def _line(self, trainer: pl.Trainer, step: int, now: float) -> str:
-        total = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
-        line = f"step {step}{total}: {self._note(trainer)}"
+    @staticmethod
+    def _count(trainer: pl.Trainer, step: int) -> str:
+        return f"step {step}/{trainer.max_steps}" if trainer.max_steps > 0 else f"step {step}"
+
+    def _line(self, trainer: pl.Trainer, step: int) -> str:
+        line = f"{self._count(trainer, step)}: {self._note(trainer)}"
         if trainer.max_steps > 0 and step > self.first_step:
-            left = (now - self.began) / (step - self.first_step) * (trainer.max_steps - step)
+            left = (time.perf_counter() - self.pace.began) / (step - self.first_step) * (trainer.max_steps - step)
             line += f", {_duration(left)} left"
         return line
 
@@ -106,22 +141,33 @@ class TrainingProgress(ProgressBar):
 
 
 class GridProgress:
-    """Two bars, the grid and the point being sampled; without a terminal, a line per finished point."""
+    """Two bars, the point being sampled and the grid, each with its time left.
 
-    def __init__(self, num_points: int, enabled: bool = True) -> None:
-        self.num_points = num_points
+    Without a terminal: a line per finished point, and lines now and then while a long one is sampled.
+
+    Args:
+        costs: of the points in their order, in any unit of time: how often each runs the network for an image.
+        enabled: false says nothing.
+    """
+
+    def __init__(self, costs: Sequence[int], enabled: bool = True) -> None:
+        self.costs = costs
         self.enabled = enabled
-        self.console = Console(file=sys.stderr)
+        self.console = _console()
         self.bar: Progress | None = None
         self.grid: Any = None
         self.point: Any = None
-        self.done = 0
+        self.done = self.images = self.num_samples = 0
+        self.name = ""
+        self.sampled, self.total = 0.0, float(sum(costs))
+        self.pace = Pace()
+        self.point_began = 0.0
 
     def __enter__(self) -> GridProgress:
-        if self.enabled and self.console.is_terminal:
+        if self.enabled and _is_live(self.console):
             self.bar = _progress(self.console)
-            self.grid = self.bar.add_task("grid points", total=self.num_points, note="")
             self.point = self.bar.add_task("images", total=None, note="")
+            self.grid = self.bar.add_task("grid", total=self.total, note=self._count())
             self.bar.start()
         return self
 
@@ -130,30 +176,70 @@ class GridProgress:
             self.bar.stop()
 
     def start_point(self, name: str, num_samples: int) -> None:
+        self.name, self.num_samples, self.images = name, num_samples, 0
+        self.point_began = time.perf_counter()
         if self.bar is not None:
-            self.bar.reset(self.point, total=num_samples, note=name)
+            self.bar.reset(self.point, total=num_samples, note=self._of_samples())
 
     def advance(self, images: int) -> None:
+        self.images += images
+        part = self.costs[self.done] * images / max(1, self.num_samples)
+        self.sampled += part
         if self.bar is not None:
-            self.bar.advance(self.point, images)
+            self.bar.update(self.point, advance=images, note=self._of_samples())
+            self.bar.advance(self.grid, part)
+        elif self.enabled and self.images < self.num_samples and self.pace.is_due():
+            now = time.perf_counter()
+            point = (now - self.point_began) * (self.num_samples / max(1, self.images) - 1)
+            # The rate of this attempt: what an earlier one has finished took no time now.
+            grid = (now - self.pace.began) / max(self.sampled, 1e-9) * self._ahead()
+            self._say(f"{self.name}, {self._of_samples()}, {_duration(point)} left, grid {_duration(grid)}")
 
     def finish_point(self, line: str) -> None:
+        if self.bar is not None and self.num_samples == 0:
+            # Finished by an earlier attempt: nothing that says how long the others take.
+            self.total -= self.costs[self.done]
+            self.bar.update(self.grid, total=self.total)
         self.done += 1
+        self.num_samples = 0
         if self.bar is not None:
-            self.bar.update(self.grid, completed=self.done)
+            self.bar.update(self.grid, note=self._count())
         elif self.enabled:
-            self.console.print(f"[{self.done}/{self.num_points}] {line}", markup=False, highlight=False, soft_wrap=True)
+            self.pace.note()
+            self._say(line)
+
+    def _ahead(self) -> float:
+        here = self.costs[self.done] * (1 - self.images / max(1, self.num_samples))
+        return here + sum(self.costs[self.done + 1 :])
+
+    def _count(self) -> str:
+        return f"{self.done}/{len(self.costs)} points"
+
+    def _of_samples(self) -> str:
+        return (
+            f"{self.name}: {self.images:,}/{self.num_samples:,}"
+            if self.bar
+            else f"{self.images:,}/{self.num_samples:,}"
+        )
+
+    def _say(self, line: str) -> None:
+        self.console.print(
+            f"[{min(self.done + (self.num_samples > 0), len(self.costs))}/{len(self.costs)}] {line}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def track(batches: Iterable[Tensor], description: str, total: int) -> Iterator[Tensor]:
     """Pass image batches through and show how many of `total` images are done."""
-    console = Console(file=sys.stderr)
-    if not console.is_terminal:
+    console = _console()
+    if not _is_live(console):
         console.print(f"{description} ...", markup=False, highlight=False, soft_wrap=True)
         yield from batches
         return
     with _progress(console) as bar:
-        task = bar.add_task(description, total=total, note="")
+        task = bar.add_task("images", total=total, note=description)
         for batch in batches:
             yield batch
             bar.advance(task, len(batch))

@@ -104,7 +104,9 @@ class Reconstruction(Study):
         pictures: dict[GridPoint, Tensor] = {}
         wanted = {point: self._row_depends_on(point, trainer, module) for point in self.points}
         finished = {} if self.source is None else self.recall(wanted, trainer)
-        with GridProgress(len(self.points), enabled=self.show_progress and trainer.is_global_zero) as progress:
+        with GridProgress(
+            [point.nfe for point in self.points], enabled=self.show_progress and trainer.is_global_zero
+        ) as progress:
             for point in self.points:
                 known = finished.get(point)
                 if known is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,16 +17,13 @@ from ddim.callbacks.gathering import from_first
 from ddim.callbacks.generation import Sampling
 from ddim.callbacks.partial import Partial
 from ddim.callbacks.resumption import Finished, Resumption
-from ddim.diffusion import NoiseSchedule
+from ddim.diffusion import SAMPLERS, SCHEDULES, NoiseSchedule
 from ddim.files import save_picture
 from ddim.grid import GridPoint
 from ddim.lit_module import DenoisingModule
 from ddim.metrics import FeatureExtractor
 from ddim.show import show_image
 from ddim.terminal import Terminal
-
-# The update rule of all rows; eta and variance say which member of the family it is.
-SAMPLER = "ddim"
 
 
 class Study(pl.Callback):
@@ -90,7 +88,7 @@ class Study(pl.Callback):
         """What a row says about its sampler, its weights and its machine, under the names of `GridResult`."""
         return {
             **self.identity,
-            "sampler": SAMPLER,
+            "sampler": point.sampler,
             "eta": point.eta,
             "variance": point.variance,
             "tau": point.tau,
@@ -105,10 +103,12 @@ class Study(pl.Callback):
 
     def depends_on(self, point: GridPoint, trainer: pl.Trainer, module: DenoisingModule) -> dict[str, Any]:
         """All that the samples of a point depend on, besides the network that `resumption` knows."""
+        described = asdict(point)
         return {
             "schedule": describe_schedule(module.schedule),
-            "sampler": SAMPLER,
-            "point": asdict(point),
+            "sampler": described.pop("sampler"),
+            "point": described,
+            **_versions(point, module.schedule),
             "seed": self.sampling.noise.seed,
             "shape": self.sampling.shape,
             "compute_precision": str(trainer.precision),
@@ -150,6 +150,16 @@ class Study(pl.Callback):
     def suffix(self, point: GridPoint) -> str:
         """Tells the pictures of several spacings apart."""
         return f"-{point.tau}" if len({point.tau for point in self.points}) > 1 else ""
+
+
+def _versions(point: GridPoint, schedule: NoiseSchedule) -> dict[str, Any]:
+    """What the names of a user's own sampler and schedule stand for; nothing where they are this package's."""
+    versions: dict[str, Any] = {}
+    if SAMPLERS[point.sampler].version is not None:
+        versions["sampler_version"] = SAMPLERS[point.sampler].version
+    if schedule.name in SCHEDULES:
+        versions["alpha_bar"] = hashlib.sha256(schedule.alpha_bar.numpy().tobytes()).hexdigest()[:16]
+    return versions
 
 
 def describe_schedule(schedule: NoiseSchedule) -> str:

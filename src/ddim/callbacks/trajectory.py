@@ -85,7 +85,9 @@ class Trajectory(Study):
         terminal.say(f"\nTable     {self.directory / 'trajectory.csv'}")
 
     def run(self, trainer: pl.Trainer, module: DenoisingModule) -> None:
-        with GridProgress(len(self.points), enabled=self.show_progress and trainer.is_global_zero) as progress:
+        with GridProgress(
+            [point.nfe for point in self.points], enabled=self.show_progress and trainer.is_global_zero
+        ) as progress:
             for point in self.points:
                 name = f"trajectory, eta {eta_label(point)}, S {point.steps}"
                 progress.start_point(name, self.num_images)

@@ -14,13 +14,14 @@ from ddim.data.image_folder import ImageFolder
 from ddim.data.options import Options
 from ddim.errors import UserError
 
-_SOURCES: dict[str, Callable[[Options, Path], Source]] = {
+SOURCES: dict[str, Callable[[Options, Path], Source]] = {
     "digits": Digits,
     "cifar10": Cifar10,
     "celeba": CelebA,
     "image_folder": ImageFolder,
 }
-DATASETS = tuple(_SOURCES)
+# A live view: what is registered later is in it.
+DATASETS = SOURCES.keys()
 _PHOTOGRAPHS = ("cifar10", "celeba")
 _ARRAYS = ("digits", "cifar10")
 
@@ -48,7 +49,7 @@ def build_datamodule(
             raise UserError(f"{key}={value} must be a whole number of at least {minimum}")
     options = Options(config)
     name = options.choice("name", None, DATASETS)
-    source = _SOURCES[name](options, Path(cache_dir))
+    source = SOURCES[name](options, Path(cache_dir))
     # images that come as arrays are in memory anyway
     in_memory = options.choice("in_memory", "auto", ("auto", True) if name in _ARRAYS else ("auto", True, False))
     random_flip = options.boolean("random_flip", name in _PHOTOGRAPHS)

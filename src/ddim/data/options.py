@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
 from ddim.paths import usable_path
 
+# What each setting means, for docs/configuration.md. The last three are read by the sampler and the evaluation.
+MEANINGS = {
+    "name": "which data set.",
+    "channels": "1 or 3; files of other modes are converted.",
+    "resolution": "height and width of the images.",
+    "random_flip": "mirror training images at random.",
+    "in_memory": "whether decoded images are kept; auto: when they take less than a quarter of the free memory.",
+    "label": "the name shown in results; null: the data set's own.",
+    "root": "folder of the images; null: under `cache_dir`. `train/` and `test/` (or `val/`) in it are the splits.",
+    "download": "whether missing data are downloaded.",
+    "resize": "filter that brings the shorter side to `resolution`, before the centre is cropped.",
+    "background": "what is put behind transparent pixels.",
+    "test_fraction": "of the files that is held out where no splits are given, chosen by a hash of the path.",
+    "allow_upscale": "accept images that are smaller than `resolution`.",
+    "on_bad_image": "what to do with files that are no usable image; skip counts them and goes on.",
+    "features": "what distances are measured on unless the evaluation says otherwise.",
+    "tau": "spacing of the timesteps unless the sampler says otherwise.",
+    "table": "the paper's tables in miniature: `num_samples` instead of 50,000, `num_images` instead of 10,000.",
+}
+
 
 class Options:
     """The settings of one dataset; each is taken once, :meth:`finish` refuses those that nobody took.
+
+    `kinds` says of each that was taken what it may be, for the documentation.
 
     All methods raise :class:`~ddim.errors.UserError`.
     """
@@ -19,13 +41,16 @@ class Options:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._values = {str(key): value for key, value in config.items()}
         self._known: list[str] = []
+        self.kinds: dict[str, str] = {}
 
-    def _take(self, key: str, default: Any) -> Any:
+    def _take(self, key: str, default: Any, kind: str) -> Any:
         self._known.append(key)
+        self.kinds[key] = kind
         return self._values.pop(key, default)
 
-    def choice(self, key: str, default: Any, choices: Sequence[Any]) -> Any:
-        value = self._take(key, default)
+    def choice(self, key: str, default: Any, choices: Collection[Any]) -> Any:
+        kind = ", ".join(str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices)
+        value = self._take(key, default, kind)
         # True == 1, so types are compared too
         if not any(value == choice and type(value) is type(choice) for choice in choices):
             known = ", ".join(str(choice) for choice in choices)
@@ -33,34 +58,43 @@ class Options:
         return value
 
     def integer(self, key: str, default: int, minimum: int = 1) -> int:
-        value = self._take(key, default)
+        value = self._take(key, default, "whole number")
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise UserError(f"dataset.{key}={value} must be a whole number of at least {minimum}")
         return value
 
     def boolean(self, key: str, default: bool) -> bool:
-        value = self._take(key, default)
+        value = self._take(key, default, "true, false")
         if not isinstance(value, bool):
             raise UserError(f"dataset.{key}={value} must be true or false")
         return value
 
     def fraction(self, key: str, default: float) -> float:
         """A number strictly between 0 and 1."""
-        value = self._take(key, default)
+        value = self._take(key, default, "number in (0, 1)")
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 < value < 1:
             raise UserError(f"dataset.{key}={value} must be a number between 0 and 1, both excluded")
         return float(value)
 
     def text(self, key: str, default: str | None) -> str | None:
-        value = self._take(key, default)
+        value = self._take(key, default, "text or null")
         if value is not None and (not isinstance(value, str) or not value.strip()):
             raise UserError(f"dataset.{key}={value} must be a short text or null")
         return value
 
+    def like(self, key: str, default: Any) -> Any:
+        """A value of the default's type; a whole number is a number as well."""
+        value = self._take(key, default, type(default).__name__)
+        if type(value) is int and isinstance(default, float):
+            return float(value)
+        if default is not None and type(value) is not type(default):
+            raise UserError(f"dataset.{key}={value} must be of the type of its default, {default}")
+        return value
+
     def folder(self, key: str, default: Path | None) -> Path:
         """A path with ~ expanded; whether it exists is checked when the data are prepared."""
-        value = self._take(key, None)
+        value = self._take(key, None, "folder")
         if value is None and default is not None:
             return default
         if not isinstance(value, str | Path) or not str(value).strip():

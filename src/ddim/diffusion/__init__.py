@@ -7,6 +7,7 @@ from ddim.diffusion.inversion import encode
 from ddim.diffusion.loss import WEIGHTINGS, loss_weights, simple_loss
 from ddim.diffusion.noise import STREAMS, NoiseSource, slerp
 from ddim.diffusion.process import eps_from_v, eps_from_x0, predict_x0, q_sample, v_from_eps, x0_from_v
+from ddim.diffusion.rules import SAMPLERS, Sampler
 from ddim.diffusion.samplers import (
     VARIANCES,
     Denoiser,
@@ -17,10 +18,13 @@ from ddim.diffusion.samplers import (
     sample,
     step_table,
 )
-from ddim.diffusion.schedule import NoiseSchedule
+from ddim.diffusion.schedule import BUILT_IN, SCHEDULES, NoiseSchedule
 from ddim.diffusion.tau import SPACINGS, explicit_timesteps, select_timesteps
 
 __all__ = [
+    "BUILT_IN",
+    "SAMPLERS",
+    "SCHEDULES",
     "SPACINGS",
     "STREAMS",
     "VARIANCES",
@@ -29,6 +33,7 @@ __all__ = [
     "Noise",
     "NoiseSchedule",
     "NoiseSource",
+    "Sampler",
     "StepCoefficients",
     "StepState",
     "encode",

@@ -18,6 +18,9 @@ from torch import Tensor
 
 # A thousand times what anybody trains with; a mistyped number must not fill the memory.
 MAX_TIMESTEPS = 1_000_000
+BUILT_IN = ("linear", "cosine", "scaled_linear", "sigmoid")
+# Further schedules by name: functions of numbers that return alpha_bar (T,).
+SCHEDULES: dict[str, Callable[..., Tensor]] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,18 +113,18 @@ class NoiseSchedule:
 
         Raises ValueError that lists the known names, or the known parameters of that name.
         """
-        constructors: dict[str, Callable[..., NoiseSchedule]] = {
-            "linear": cls.linear,
-            "cosine": cls.cosine,
-            "scaled_linear": cls.scaled_linear,
-            "sigmoid": cls.sigmoid,
-        }
-        if name not in constructors:
-            raise ValueError(f"schedule name must be one of {', '.join(constructors)}, got {name!r}")
-        known = inspect.signature(constructors[name]).parameters
+        constructors: dict[str, Callable[..., NoiseSchedule]] = {known: getattr(cls, known) for known in BUILT_IN}
+        if name not in constructors and name not in SCHEDULES:
+            raise ValueError(f"schedule name must be one of {', '.join([*constructors, *SCHEDULES])}, got {name!r}")
+        signature = inspect.signature(constructors.get(name) or SCHEDULES[name])
+        known = signature.parameters
         for key in params:
             if key not in known:
                 raise ValueError(f"schedule {name!r} has no parameter {key!r}; it has {', '.join(known)}")
+        if name in SCHEDULES:
+            bound = signature.bind(**params)
+            bound.apply_defaults()
+            return cls(SCHEDULES[name](**params), name, bound.arguments)
         return constructors[name](**params)
 
     @property

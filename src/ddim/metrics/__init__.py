@@ -1,7 +1,16 @@
 """Sample quality: features of images, statistics of a reference set, and the distances between them."""
 
-from ddim.metrics.compute import METRICS, NEIGHBOURS, compute_floor, compute_metrics, frechet_distance, needs_features
-from ddim.metrics.extractors import FEATURES, build_extractor
+from ddim.metrics.compute import (
+    MEASURES,
+    METRICS,
+    NEIGHBOURS,
+    Metric,
+    compute_floor,
+    compute_metrics,
+    frechet_distance,
+    needs_features,
+)
+from ddim.metrics.extractors import EXTRACTORS, FEATURES, build_extractor
 from ddim.metrics.features import FeatureExtractor, Features, extract_features, full_float32
 from ddim.metrics.moments import RunningMoments
 from ddim.metrics.neighbours import nearest_neighbours
@@ -13,11 +22,14 @@ from ddim.metrics.reference import (
 )
 
 __all__ = [
+    "EXTRACTORS",
     "FEATURES",
+    "MEASURES",
     "METRICS",
     "NEIGHBOURS",
     "FeatureExtractor",
     "Features",
+    "Metric",
     "ReferenceStatistics",
     "RunningMoments",
     "build_extractor",

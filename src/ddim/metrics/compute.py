@@ -6,7 +6,8 @@ kept with the reference: the root of its covariance, the radii of its manifold, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,7 +21,17 @@ from ddim.metrics.manifold import precision_recall
 from ddim.metrics.moments import RunningMoments, symmetric_root
 from ddim.metrics.reference import ReferenceStatistics, short_hash
 
-METRICS = ("frechet_distance", "kid", "precision_recall", "inception_score")
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a user's own: `function(generated, reference)` is one number. `version` changes when it does."""
+
+    function: Callable[[Features, ReferenceStatistics], float]
+    version: str
+
+
+MEASURES: dict[str, Metric | None] = dict.fromkeys(("frechet_distance", "kid", "precision_recall", "inception_score"))
+METRICS = MEASURES.keys()
 
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
@@ -28,16 +39,16 @@ NEIGHBOURS = 3
 INCEPTION_SCORE_SPLITS = 10
 
 
-def needs_features(metrics: Sequence[str], reference: ReferenceStatistics) -> bool:
+def needs_features(metrics: Collection[str], reference: ReferenceStatistics) -> bool:
     """Whether a metric looks at single features; else their moments say all."""
     pairwise = reference.features is not None and not {"kid", "precision_recall"}.isdisjoint(metrics)
-    return pairwise or "inception_score" in metrics
+    return pairwise or "inception_score" in metrics or any(MEASURES[name] is not None for name in metrics)
 
 
 def compute_metrics(
     generated: Features | RunningMoments,
     reference: ReferenceStatistics,
-    metrics: Sequence[str] = METRICS,
+    metrics: Collection[str] = METRICS,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
@@ -47,7 +58,7 @@ def compute_metrics(
     (Binkowski et al., 2018; unbiased, over 100 subsets of min(1000, N) images drawn by `seed`), `precision` and
     `recall` (Kynkaanniemi et al., 2019; 3 neighbours; precision is the part of the generated images inside the
     reference manifold), `inception_score_mean` and `inception_score_std` (Salimans et al., 2016; 10 splits shuffled
-    by `seed`).
+    by `seed`), and the name of each metric of a user's own.
 
     What cannot be computed is absent: KID, precision and recall without reference features (published statistics) or
     with fewer than 2 or 4 images on a side, the Inception score without logits or with fewer than 10 images, the
@@ -91,13 +102,17 @@ def compute_metrics(
             "inception_score_mean": isc[KEY_METRIC_ISC_MEAN],
             "inception_score_std": isc[KEY_METRIC_ISC_STD],
         }
+    for name in metrics:
+        own = MEASURES[name]
+        if own is not None:
+            values[name] = float(own.function(generated, reference))
     return values
 
 
 def compute_floor(
     real: ReferenceStatistics,
     reference: ReferenceStatistics,
-    metrics: Sequence[str] = METRICS,
+    metrics: Collection[str] = METRICS,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
@@ -117,7 +132,9 @@ def compute_floor(
 
     if real.path is None:
         return {key: float(value) for key, value in compute().items()}
+    own = {name: measure.version for name in metrics if (measure := MEASURES[name]) is not None}
     question = {"reference": reference.digest, "metrics": sorted(metrics), "seed": seed, "subsets": KID_SUBSETS}
+    question |= {"own": own} if own else {}
     values = derived(real.path, f"floor-{short_hash(question)}", compute, _are_metrics)
     return {key: float(value) for key, value in values.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,7 +12,11 @@ from ddim.metrics.digits_cnn import DigitsFeatures
 from ddim.metrics.features import FeatureExtractor, PixelFeatures
 from ddim.metrics.inception import InceptionFeatures
 
-FEATURES = ("inception-v3-compat", "digits-cnn", "pixels")
+# Further extractors by name: (channels, resolution) -> FeatureExtractor.
+EXTRACTORS: dict[str, Callable[[int, int], FeatureExtractor] | None] = dict.fromkeys(
+    ("inception-v3-compat", "digits-cnn", "pixels")
+)
+FEATURES = EXTRACTORS.keys()
 
 
 def build_extractor(
@@ -25,7 +30,10 @@ def build_extractor(
     if name not in FEATURES:
         raise ValueError(f"unknown features {name!r}; known are {', '.join(FEATURES)}")
     extractor: FeatureExtractor
-    if name == "inception-v3-compat":
+    registered = EXTRACTORS[name]
+    if registered is not None:
+        extractor = registered(channels, resolution)
+    elif name == "inception-v3-compat":
         if channels not in (1, 3):
             raise UserError(
                 f"evaluation.features=inception-v3-compat takes images with 1 or 3 channels, not {channels}; "

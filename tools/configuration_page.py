@@ -1,0 +1,295 @@
+"""Writes docs/configuration.md from the typed schemas, the data sets' settings and the files of conf/.
+
+    python -m tools.configuration_page
+
+A test fails when the page in the repository is not what this gives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from ddim.config import CallbacksConfig, EvaluateConfig, LoaderConfig, LossConfig, TrainConfig
+from ddim.data.build import SOURCES
+from ddim.data.options import MEANINGS, Options
+from ddim.denoisers import UNet
+from ddim.diffusion import NoiseSchedule
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CONF, PAGE = REPOSITORY / "conf", REPOSITORY / "docs" / "configuration.md"
+INTRODUCTION = """\
+# Configuration
+
+<!-- Made by `python -m tools.configuration_page` from the schemas and conf/; change those, not this page. -->
+
+`group=option` chooses a file of `conf/`, `key=value` changes one value of what the files compose:
+
+```text
+python train.py dataset=cifar10 optimizer.lr=1e-4        # an option, a value
+python evaluate.py sampler.steps=10,20 sampler.eta=0,1   # lists of the grid need no brackets, quotes or -m
+python train.py --cfg job --resolve                      # what a command composes, before it is run
+```
+
+Later words win: the files of the groups, then `recipe`, then `experiment` or `table`, then the command line.
+Lists are written `[1,2,2]`, nothing is `null`, and `${dataset.tau}` is the value of that other setting.
+A key that does not exist or a value out of range ends in one sentence and exit status 2.
+
+Defaults are those of `python train.py` and `python evaluate.py` without arguments: the digits, their `recipe` included.
+"""
+# Arguments of the Trainer that conf/ sets; all others may be given as well.
+TRAINER = {
+    "accelerator": "auto, cpu, gpu, ...: where it runs.",
+    "devices": "how many of them, or auto.",
+    "strategy": "how several devices share the work; ddp.",
+    "precision": "of the arithmetic: auto, 32-true, bf16-mixed, ...; auto is bf16-mixed where the hardware has it and the network "
+    "gains, else 32-true; features are always measured in 32-true.",
+    "max_steps": "optimizer steps of the training; -1 has no limit.",
+    "gradient_clip_val": "largest norm of the gradient; 0 or null does not clip.",
+    "accumulate_grad_batches": "batches that make one optimizer step.",
+    "val_check_interval": "batches between validations, counted across epochs.",
+    "check_val_every_n_epoch": "null: validations are counted in batches alone.",
+    "limit_val_batches": "1.0 validates on all held-out images, 10 on ten batches.",
+    "num_sanity_val_steps": "validation batches before training.",
+    "log_every_n_steps": "steps between logged values.",
+}
+EXPLAINED = {
+    "dataset": "The images. `evaluate.py` takes them from the checkpoint; what is typed goes over it.",
+    "denoiser": "The network. Its default goes with the data set; `evaluate.py` takes it from the checkpoint.",
+    "schedule": "How much signal is left at each timestep, ᾱ_t. `evaluate.py` takes it from the checkpoint.",
+    "sampler": "How samples are drawn. `train.py` uses only `tau` and `clip_denoised`, for its pictures.",
+    "optimizer": "`train.py` only.",
+    "recipe": "What goes with a data set besides its images: batch, learning rate, length, EMA. `train.py` only.",
+    "experiment": "Presets of several groups.",
+    "evaluation": "The questions that are asked of a trained network, and how. `evaluate.py` only.",
+    "table": "A table of the paper: its grid, and afterwards its numbers beside ours. `evaluate.py` only.",
+    "callbacks": "What runs beside training. `train.py` only.",
+    "trainer": "Arguments of Lightning's Trainer; any that is not listed may be given as `trainer.NAME=VALUE`.",
+    "logger": "With any but `none`, numbers are also in the `csv` folder of the run.",
+}
+SIMPLE = {int: "whole number", float: "number", bool: "true, false", str: "text", type(None): "null"}
+Row = tuple[str, str, str, str]
+
+
+def page() -> str:
+    """The whole page."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        train, evaluate = compose("train"), compose("evaluate")
+    parts = [INTRODUCTION]
+    parts += ["## train.py\n", _table(_schema_rows(TrainConfig, train, "", groups=False))]
+    for name, schema in (("loader", LoaderConfig), ("loss", LossConfig)):
+        parts += [_about(schema), _table(_schema_rows(schema, train[name], f"{name}."))]
+    parts += ["## evaluate.py\n", _table(_schema_rows(EvaluateConfig, evaluate, "", groups=False))]
+    parts += ["## Groups\n", " · ".join(f"[`{name}`](#{name})" for name in EXPLAINED) + "\n"]
+    for name, about in EXPLAINED.items():
+        parts += [f"### {name}\n", f"{about}\n", _options(name), *_keys(name, train, evaluate)]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n"
+
+
+def _keys(group: str, train: DictConfig, evaluate: DictConfig) -> Iterator[str]:
+    """The tables of a group's keys."""
+    if group == "dataset":
+        yield _table(_dataset_rows())
+    elif group == "denoiser":
+        yield _table(_signature_rows(UNet.__init__, UNet.__doc__ or "", train.denoiser, "denoiser."))
+    elif group == "schedule":
+        yield from _schedules()
+    elif group == "trainer":
+        arguments = inspect.signature(pl.Trainer.__init__).parameters
+        values = {key: train.trainer.get(key, arguments[key].default) for key in TRAINER}
+        yield _table([(f"trainer.{key}", "", _value(values[key]), text) for key, text in TRAINER.items()])
+    elif group == "callbacks":
+        for item in dataclasses.fields(CallbacksConfig):
+            yield from _nested(
+                _type_of(CallbacksConfig, item.name), train.callbacks[item.name], f"callbacks.{item.name}."
+            )
+    elif group in ("sampler", "evaluation", "optimizer", "logger"):
+        schema, cfg = (TrainConfig, train) if group == "optimizer" else (EvaluateConfig, evaluate)
+        yield from _nested(_type_of(schema, group), cfg[group], f"{group}.")
+
+
+def _nested(schema: type, cfg: DictConfig, prefix: str) -> Iterator[str]:
+    """A schema's own keys, then those of the schemas in it."""
+    yield _about(schema)
+    yield _table(_schema_rows(schema, cfg, prefix))
+    for item in dataclasses.fields(schema):
+        inner = _type_of(schema, item.name)
+        if dataclasses.is_dataclass(inner):
+            yield from _nested(inner, cfg[item.name], f"{prefix}{item.name}.")
+
+
+def _about(schema: type) -> str:
+    text = inspect.cleandoc(schema.__doc__ or "").partition("Attributes:")[0].strip()
+    return f"{' '.join(text.split())}\n" if text else ""
+
+
+def _schema_rows(schema: type, cfg: Mapping[str, Any], prefix: str, groups: bool = True) -> list[Row]:
+    """One row per key that is a value. Raises KeyError where the schema does not say what a key means."""
+    meanings, rows = _meanings(schema.__doc__ or "", vars(sys.modules[schema.__module__])), []
+    raw = OmegaConf.to_container(cfg, resolve=False) if isinstance(cfg, DictConfig) else cfg
+    for item in dataclasses.fields(schema):
+        kind = _type_of(schema, item.name)
+        if dataclasses.is_dataclass(kind) or (not groups and kind == dict[str, Any]):
+            continue
+        stated, text = meanings[item.name]
+        rows.append((f"{prefix}{item.name}", stated or _kind(kind), _value(raw[item.name]), text))
+    return rows
+
+
+def _meanings(doc: str, names: Mapping[str, Any]) -> dict[str, tuple[str | None, str]]:
+    """{key: (type in parentheses, meaning)} of the `Attributes:` or `Args:` of a docstring."""
+    block = re.search(r"^( *)(?:Attributes|Args):\n(.*?)(?=\n\n|\Z)", inspect.cleandoc(doc), re.MULTILINE | re.DOTALL)
+    entries = re.split(r"^    (?=\w)", block[2], flags=re.MULTILINE)[1:] if block else []
+    found = {}
+    for entry in entries:
+        head = re.match(r"(\w+)(?: \((.*?)\))?:\s", entry)
+        assert head is not None, entry
+        text = " ".join(entry[head.end() :].split()).replace("``", "`")
+        known = {name: ", ".join(names[name]) for name in re.findall(r"\bof ([A-Z]{3,})\b", text)}
+        for name, values in known.items():
+            text = re.sub(rf"\b{name}\b", values, text)
+        found[head[1]] = (head[2], text)
+    return found
+
+
+def _type_of(schema: type, name: str) -> Any:
+    return typing.get_type_hints(schema)[name]
+
+
+def _kind(kind: Any) -> str:
+    if isinstance(kind, types.UnionType):
+        return " or ".join(_kind(part) for part in typing.get_args(kind))
+    if typing.get_origin(kind) is list:
+        return f"list: {_kind(typing.get_args(kind)[0])}"
+    return SIMPLE[kind]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        default = re.fullmatch(r"\$\{oc\.(select|env):([\w.]+),(.*)\}", value)
+        if default and default[1] == "env":
+            return f"`{default[3]}`, or the environment's `{default[2]}`"
+        if default:
+            value = f"${{{default[2]}}}" if default[3] == "'???'" else default[3]
+    return f"`{_plain(value)}`"
+
+
+def _plain(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{', '.join(map(_plain, value))}]"
+    return str(value)
+
+
+def _table(rows: Sequence[Row]) -> str:
+    heads = ("key", "type", "default", "meaning")
+    # A column that says nothing is left out.
+    shown = [n for n in range(len(heads)) if n == 0 or any(row[n] for row in rows)]
+    lines = [[heads[n] for n in shown], ["---"] * len(shown)]
+    lines += [[f"`{row[0]}`", *(row[n].replace("|", "\\|") for n in shown[1:])] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _options(group: str) -> str:
+    """The files of a group: what each says of itself, and what it sets."""
+    lines = ["| option | | sets |\n", "| --- | --- | --- |\n"]
+    for path in sorted((CONF / group).glob("*.yaml")):
+        text, _, rest = path.read_text().partition("\n")
+        if text.startswith("# @package"):
+            text = rest.partition("\n")[0]
+        about = text.removeprefix("# ") if text.startswith("# ") else ""
+        content = _plain_file(path)
+        keys = [] if group in ("evaluation", "callbacks", "trainer") and path.stem in ("grid", "default") else content
+        sets = [_setting(key, content[key]) for key in keys if key not in ("defaults", "name")]
+        lines.append(
+            f"| `{group}={path.stem}` | {about} | {' '.join(f'`{item}`' for part in sets for item in part)} |\n"
+        )
+    if group in ("dataset", "callbacks", "logger"):
+        # What these set is in the table of the keys.
+        lines = [re.sub(r" \|[^|]*\|$", " |", line.rstrip("\n")) + "\n" for line in lines]
+    return "".join(lines)
+
+
+def _setting(key: str, value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [text for name, item in value.items() for text in _setting(f"{key}.{name}", item)]
+    return [f"{key}={_value(value).strip('`') if isinstance(value, str) else _plain(value)}"]
+
+
+def _dataset_rows() -> list[Row]:
+    """Every setting of every data set; where their defaults differ, with whose they are."""
+    configs = {path.stem: _plain_file(path) for path in sorted((CONF / "dataset").glob("*.yaml"))}
+    kinds = {
+        **{"name": ", ".join(SOURCES), "label": "text or null", "features": "text", "tau": "as sampler.tau"},
+        **{"random_flip": "true, false", "in_memory": "auto, true, false", "table": "two numbers"},
+    }
+    for config in configs.values():
+        options = Options({key: "DIR" if value == "???" else value for key, value in config.items()})
+        SOURCES[config["name"]](options, Path("cache"))
+        kinds = options.kinds | kinds
+    rows = []
+    for key, meaning in MEANINGS.items():
+        whose: dict[str, list[str]] = {}
+        for name, config in configs.items():
+            if key in config:
+                whose.setdefault("required" if config[key] == "???" else _value(config[key]), []).append(name)
+        all_alike = len(whose) == 1 and len(next(iter(whose.values()))) == len(configs)
+        default = "; ".join(value if all_alike else f"{value} ({', '.join(names)})" for value, names in whose.items())
+        rows.append((f"dataset.{key}", kinds[key], "its own" if key == "name" else default, meaning))
+    return rows
+
+
+def _plain_file(path: Path) -> dict[str, Any]:
+    content = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(content, dict), path
+    return {str(key): value for key, value in content.items()}
+
+
+def _signature_rows(function: Any, doc: str, cfg: DictConfig, prefix: str) -> list[Row]:
+    meanings = _meanings(doc, {})
+    hints = {name: parameter for name, parameter in inspect.signature(function).parameters.items() if name in meanings}
+    raw = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(raw, dict)
+    kinds = {
+        "int": "whole number",
+        "float": "number",
+        "int | None": "whole number or null",
+        "Sequence[int]": "list: whole number",
+    }
+    return [
+        (
+            f"{prefix}{name}",
+            kinds[str(parameter.annotation)],
+            _value(raw.get(name, parameter.default)),
+            meanings[name][1],
+        )
+        for name, parameter in hints.items()
+    ]
+
+
+def _schedules() -> Iterator[str]:
+    for path in sorted((CONF / "schedule").glob("*.yaml")):
+        constructor = getattr(NoiseSchedule, path.stem)
+        text = " ".join(inspect.cleandoc(constructor.__doc__ or "").split())
+        names = ", ".join(f"`schedule.{name}`" for name in inspect.signature(constructor).parameters)
+        yield f"* `{path.stem}` ({names}): {text}"
+    yield ""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"{PAGE.relative_to(REPOSITORY)} written")
