@@ -53,8 +53,8 @@ TRAINER = {
     "accelerator": "auto, cpu, gpu, ...: where it runs.",
     "devices": "how many of them, or auto.",
     "strategy": "how several devices share the work; ddp.",
-    "precision": "of the arithmetic: auto, 32-true, bf16-mixed, ...; auto is bf16-mixed where the hardware has it and the network "
-    "gains, else 32-true; features are always measured in 32-true.",
+    "precision": "of the arithmetic: auto, 32-true, bf16-mixed, ...; auto is bf16-mixed where the hardware has it and "
+    "the network gains, else 32-true; features are always measured in 32-true.",
     "max_steps": "optimizer steps of the training; -1 has no limit.",
     "gradient_clip_val": "largest norm of the gradient; 0 or null does not clip.",
     "accumulate_grad_batches": "batches that make one optimizer step.",
