@@ -122,6 +122,13 @@ class TestTables:
         assert {("20", "precision"), ("10", "KID")} <= marked
         assert "recall" not in long.headers
 
+    def test_a_metric_of_ones_own_is_a_column_in_which_nothing_is_best(self, tmp_path):
+        rows = [row(steps=10, other_metrics=(("sharpness", 0.25),)), row(steps=20, other_metrics=(("sharpness", 0.5),))]
+        _, long = grid_tables(self.entries(tmp_path, rows))
+        column = list(long.headers).index("sharpness")
+        assert [line[column].text for line in long.rows] == ["0.2500", "0.5000"]
+        assert "sharpness" not in {header for _, header in best(long)}
+
     def test_one_point_has_nothing_to_be_best_of(self, tmp_path):
         assert [best(table) for table in grid_tables(self.entries(tmp_path, [row()]))] == [[], []]
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ddim.records import distance_name, shows_floor, significant, title_order
+from ddim.records import GridResult, distance_name, shows_floor, significant, title_order
 from ddim.report.reading import PaperComparison
 from ddim.report.settings import Entry, heading, measured_alike
+from ddim.results import own_metrics
 
 # Metrics of a grid: heading, column, digits, which way is better.
 METRICS: tuple[tuple[str, str, int, Callable[..., float]], ...] = (
@@ -124,12 +125,14 @@ def _long(entries: Sequence[Entry], name: str, everyone: Sequence[Entry]) -> Tab
     columns: list[tuple[str, str, int, Callable[..., float] | None]] = [
         (short, "frechet_distance", 4, min),
         *shown,
+        # Of a user's own metric nobody knows which way is better.
+        *((metric, metric, 4, None) for metric in own_metrics([entry.row for entry in entries])),
         ("seconds", "seconds", 3, None),
         ("images/s", "images_per_second", 3, max),
         ("s per 50,000", "seconds_per_50000", 3, None),
     ]
     best = {
-        column: None if better is None else _best(better, [getattr(entry.row, column) for entry in entries])
+        column: None if better is None else _best(better, [_value(entry.row, column) for entry in entries])
         for _, column, _, better in columns
     }
     rows = []
@@ -138,7 +141,7 @@ def _long(entries: Sequence[Entry], name: str, everyone: Sequence[Entry]) -> Tab
             row = entry.row
             cells = [Cell(label), Cell(str(row.steps)), Cell(str(row.nfe))]
             for _, column, digits, _ in columns:
-                value = getattr(row, column)
+                value = _value(row, column)
                 cells.append(Cell(measured_text(value, digits), _is(value, best[column])))
             rows.append(cells)
     headers = ["", "S", "nfe", *(title for title, *_ in columns)]
@@ -147,6 +150,11 @@ def _long(entries: Sequence[Entry], name: str, everyone: Sequence[Entry]) -> Tab
         for label, values in _floors(entries, everyone).items()
     ]
     return Table(f"{name}: all that was measured", headers, rows, foot, "Marked: the best of its column.")
+
+
+def _value(row: GridResult, column: str) -> float | None:
+    value: float | None = getattr(row, column, None)
+    return dict(row.other_metrics or ()).get(column, value)
 
 
 def _floor_text(values: Any, column: str, digits: int) -> str:
