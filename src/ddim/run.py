@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import logging
-import signal
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 import ddim
 from ddim.build import build_trainer, check_shape, load_data, sampling_batch
 from ddim.callbacks import Resumption, SignalHandlers
-from ddim.checkpoint import LAST, OVERRIDES_FILE, check_resumable, raw_overrides, read_config
+from ddim.checkpoint import LAST
 from ddim.cli import in_sweep
+from ddim.closing import closing, finish, leaving_well, quiet_libraries
 from ddim.comparison import compare, render_comparison, show_comparison, write_comparison
 from ddim.config import TrainConfig, build_schedule, evaluation_config, training_config
+from ddim.continuing import check_same_network, started_before
 from ddim.data.locking import locked
-from ddim.denoisers.pretrained import UNSTATED, read_checkpoint
+from ddim.denoisers.pretrained import UNSTATED
 from ddim.errors import UserError
-from ddim.files import disk_errors_as_sentence, remove_unfinished
+from ddim.files import remove_unfinished
 from ddim.fingerprint import tensors_sha256
 from ddim.lit_module import DenoisingModule
 from ddim.loggers import build_loggers
@@ -38,7 +35,7 @@ from ddim.precision import with_precision
 from ddim.processes import first_is_ready, one_fate, wait_for_first
 from ddim.replay import save_command
 from ddim.report import write_report
-from ddim.signals import Stopped, StopRequest, resume_command
+from ddim.signals import StopRequest, resume_command
 from ddim.studies import build_studies
 from ddim.subject import open_subject
 from ddim.terminal import Terminal
@@ -65,19 +62,19 @@ def train(cfg: DictConfig) -> float | None:
             return f"go on with {resume_command('train.py', directory)}"
         return "nothing was saved yet, start anew with the same command"
 
-    with _leaving_well(directory, how_to_go_on) as stop:
+    with leaving_well(directory, how_to_go_on) as stop:
         return _train(cfg, config, directory, stop)
 
 
 def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequest) -> float | None:
-    _quiet()
+    quiet_libraries()
     torch.manual_seed(config.seed)
     config.trainer = with_precision(config.trainer, config.denoiser)
     # Refuses bad arguments before any work.
     build_trainer(config.trainer, directory, logger=False)
-    resume = config.resume or _started_before(directory)
+    resume = config.resume or started_before(directory)
     if resume is not None:
-        _check_same_network(Path(resume), stored_description(config))
+        check_same_network(Path(resume), stored_description(config))
 
     wait_for_first()
     training = build_training(config, directory, hyperparameters=_plain(cfg), stop=stop)
@@ -99,11 +96,11 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
         remove_unfinished(directory)
         save_command(cfg, directory)
     first_is_ready()
-    with _closing(trainer, stop), one_fate(trainer):
+    with closing(trainer, stop), one_fate(trainer):
         training.fit(resume)
     if config.logger.log_model and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         _log_checkpoints(trainer, directory, stored_description(config))
-    _finish(trainer)
+    finish(trainer)
     last = directory / "checkpoints" / LAST
     log.info("Trained to step %d. Checkpoint: %s", trainer.global_step, last if last.is_file() else "none")
     loss = trainer.callback_metrics.get("val/loss")
@@ -120,7 +117,7 @@ def evaluate(cfg: DictConfig) -> None:
     load_plugins()
     directory = Path(HydraConfig.get().runtime.output_dir)
     kept = f"what was finished is kept, go on with {resume_command('evaluate.py', directory)}"
-    with _leaving_well(directory, lambda: kept) as stop:
+    with leaving_well(directory, lambda: kept) as stop:
         _evaluate(cfg, stop)
 
 
@@ -134,7 +131,7 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
             "%s does not say whether its weights are averaged (EMA); they are taken as they are.", subject.origin
         )
     directory = Path(HydraConfig.get().runtime.output_dir)
-    _quiet()
+    quiet_libraries()
     torch.manual_seed(config.seed)
     show_progress = config.trainer.pop("enable_progress_bar", True)
     config.trainer = with_precision(config.trainer, config.denoiser)
@@ -208,7 +205,7 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
     first_is_ready()
     alone = locked(directory, wait=False) if trainer.is_global_zero else nullcontext()
     try:
-        with alone, _closing(trainer, stop), one_fate(trainer):
+        with alone, closing(trainer, stop), one_fate(trainer):
             if trainer.is_global_zero:
                 save_command(cfg, directory, checkpoint=subject.origin)
                 _use_artifact(trainer, artifact)
@@ -222,7 +219,7 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
     if table is not None and trainer.is_global_zero:
         write_comparison(directory, table, records)
         show_comparison(trainer, table, records)
-    _finish(trainer)
+    finish(trainer)
     if trainer.is_global_zero:
         for study in studies:
             study.forget_partial()
@@ -237,83 +234,6 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
         terminal.say(f"\nReport    {write_report([directory])}")
         pictures = [str(path.relative_to(directory)) for study in studies for path in study.pictures]
         terminal.say(f"Pictures  in {directory}: {', '.join(pictures)}")
-
-
-def _overrides() -> list[str]:
-    return [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
-
-
-def _started_before(directory: Path) -> str | None:
-    """The checkpoint of a run that a cluster starts again: the same command line in the same directory.
-
-    None for a new run, and where Lightning's requeueing under SLURM has a newer checkpoint, which it takes by itself.
-
-    Raises:
-        UserError: the directory holds a run of another command line.
-    """
-    last = directory / "checkpoints" / LAST
-    if not last.is_file() or not (directory / OVERRIDES_FILE).is_file():
-        return None
-    if raw_overrides(directory) != _overrides():
-        raise UserError(
-            f"hydra.run.dir={directory} holds a run of another command line; "
-            f"{resume_command('train.py', directory)} goes on with it, and a new run needs a directory of its own."
-        )
-    requeued = [path.stat().st_mtime for path in directory.glob("hpc_ckpt_*.ckpt")]
-    if SLURMEnvironment.detect() and requeued and max(requeued) > last.stat().st_mtime:
-        return None
-    log.info("%s was started before: this goes on from %s.", directory, last)
-    return str(last)
-
-
-def _check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> None:
-    contents = read_checkpoint(checkpoint)
-    check_resumable(contents, checkpoint)
-    stored = read_config(contents, checkpoint)
-    for group in ("denoiser", "schedule"):
-        for key in sorted({*stored[group], *description[group]}, key=lambda key: (key != "name", key)):
-            then, now = stored[group].get(key), description[group].get(key)
-            if then != now:
-                raise UserError(
-                    f"{group}.{key}={now} differs from {then} in {checkpoint}; a resumed run keeps its {group}."
-                )
-
-
-@contextmanager
-def _leaving_well(directory: Path, how_to_go_on: Callable[[], str]) -> Iterator[StopRequest]:
-    """Signals and a full disk end the block in one sentence."""
-    with StopRequest(how_to_go_on) as stop, disk_errors_as_sentence(directory, how_to_go_on):
-        yield stop
-
-
-@contextmanager
-def _closing(trainer: pl.Trainer, stop: StopRequest) -> Iterator[None]:
-    """Whatever ends the work early, neither processes that Lightning started nor a W&B run stay open."""
-    try:
-        yield
-    except BaseException as error:
-        launcher = trainer.strategy.launcher
-        if isinstance(launcher, _SubprocessScriptLauncher):
-            launcher.kill(signal.SIGKILL)
-            # Lightning's observer kills this process too when it finds one of these gone.
-            launcher.procs.clear()
-        failure = stop.leave(signal.SIGTERM) if isinstance(error, SIGTERMException) else error
-        _finish_wandb(failure.code if isinstance(failure, Stopped) else 1)
-        if failure is not error:
-            raise failure from error
-        raise
-
-
-def _finish_wandb(status: Any) -> None:
-    import wandb
-
-    if wandb.run is None:
-        return
-    try:
-        wandb.run.finish(exit_code=status)
-    except Exception as error:  # with a full disk there is none it could not raise, and another one is on its way
-        log.warning("W&B could not close its run (%s); it keeps what it had written.", error)
-        wandb.teardown(exit_code=status)
 
 
 def _log_checkpoints(trainer: pl.Trainer, directory: Path, description: Mapping[str, Any]) -> None:
@@ -334,30 +254,6 @@ def _training_run(origin: str) -> str:
     """What a checkpoint's training run is called: the name of its directory, or what a public checkpoint is called."""
     path = Path(origin)
     return path.parent.parent.name if path.parent.name == "checkpoints" else origin
-
-
-def _finish(trainer: pl.Trainer) -> None:
-    for logger in trainer.loggers:
-        logger.finalize("success")
-        if isinstance(logger, pl.loggers.WandbLogger):
-            logger.experiment.finish()
-
-
-def _quiet() -> None:
-    """Messages that repeat what is configured or recommend what does not apply here."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for pattern in (
-        ".*LeafSpec.* is deprecated.*",
-        ".*recommended to use `self.log.*sync_dist=True.*",
-        ".*does not have many workers.*",
-        ".*The number of training batches.*is smaller than the logging interval.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*The dirpath has changed from.*",
-        ".*torch.distributed.nn.functional.all_gather is deprecated.*",
-        ".*You're resuming from a checkpoint that ended before the epoch ended.*",
-    ):
-        warnings.filterwarnings("ignore", pattern)
 
 
 def _images_per_step(config: TrainConfig, trainer: pl.Trainer) -> str:

@@ -34,14 +34,14 @@ PARTS = ("reconstruction", "consistency", "interpolation", "trajectory", "divers
 # Every process keeps the weights it ends with.
 TELLING = """
 import os, torch, ddim.run
-finish = ddim.run._finish
+finish = ddim.run.finish
 
 def tell(trainer):
     where = f"{os.environ['TOLD']}/rank{trainer.global_rank}.pt"
     torch.save((trainer.world_size, trainer.lightning_module.state_dict()), where)
     finish(trainer)
 
-ddim.run._finish = tell
+ddim.run.finish = tell
 """
 FAILING = """
 from ddim.errors import UserError
