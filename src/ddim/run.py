@@ -231,7 +231,7 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
         if table is not None:
             render_comparison(table, records, terminal)
             terminal.say(f"Table     {directory / f'{table.name}.csv'}")
-        terminal.say(f"\nReport    {write_report([directory])}")
+        terminal.say(f"Report    {write_report([directory])}")
         pictures = [str(path.relative_to(directory)) for study in studies for path in study.pictures]
         terminal.say(f"Pictures  in {directory}: {', '.join(pictures)}")
 
