@@ -8,7 +8,7 @@ help:
 	@echo "make test     install with test dependencies, run the whole suite"
 	@echo "make lint     ruff and mypy"
 	@echo "make notebooks   run notebooks/ from top to bottom and keep their outputs; a quarter of an hour at most"
-	@echo "make docs     write docs/configuration.md anew from the schemas"
+	@echo "make docs     write what docs/ takes from the code: configuration.md, the import diagram"
 	@echo "make install  the environment alone, in $(VENV)"
 	@echo "make clean    remove $(VENV), outputs/ and cache/"
 
@@ -44,6 +44,7 @@ notebooks: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m tools.configuration_page
+	$(BIN)/python -m tools.import_diagram
 
 clean:
 	rm -rf $(VENV) outputs cache

@@ -61,7 +61,7 @@ class TestLoading:
         (tmp_path / "mine.py").write_text(written)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("DDIM_PLUGINS", named)
-        with pytest.raises(UserError, match="(?s)^[^\n]*$") as error:
+        with pytest.raises(UserError, match=r"(?s)^[^\n]*$") as error:
             plugins.load_plugins()
         assert sentence in str(error.value)
 
@@ -119,7 +119,7 @@ class TestSampler:
     def test_what_it_cannot_do_is_refused_before_it_runs(self, settings):
         register_sampler("mine")(self.halve)
         assert point_of().nfe == 4
-        with pytest.raises(UserError, match="sampler.name="):
+        with pytest.raises(UserError, match=r"sampler\.name="):
             point_of(**settings)
 
     @pytest.mark.parametrize("part", ["reconstruction", "trajectory"])

@@ -25,7 +25,10 @@ def execute(path: Path, directory: Path) -> nbformat.NotebookNode:
     """The notebook with its outputs, run in `directory`. Raises nbclient's CellExecutionError where a cell fails."""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
-        notebook, timeout=SECONDS_PER_CELL, kernel_name="python3", coalesce_streams=True,
+        notebook,
+        timeout=SECONDS_PER_CELL,
+        kernel_name="python3",
+        coalesce_streams=True,
         resources={"metadata": {"path": str(directory)}},
     )
     # The kernel of this name may be another interpreter's.
