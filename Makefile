@@ -2,11 +2,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test lint notebooks docs clean
 help:
 	@echo "make demo     install, train the default (digits), evaluate its grid, print the table"
 	@echo "make test     install with test dependencies, run the whole suite"
 	@echo "make lint     ruff and mypy"
+	@echo "make notebooks   run notebooks/ from top to bottom and keep their outputs; a quarter of an hour at most"
+	@echo "make docs     write what docs/ takes from the code: configuration.md, the import diagram"
 	@echo "make install  the environment alone, in $(VENV)"
 	@echo "make clean    remove $(VENV), outputs/ and cache/"
 
@@ -36,6 +38,13 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+notebooks: $(VENV)/.installed-dev
+	$(BIN)/python -m tools.run_notebooks
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m tools.configuration_page
+	$(BIN)/python -m tools.import_diagram
 
 clean:
 	rm -rf $(VENV) outputs cache

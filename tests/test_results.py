@@ -386,12 +386,9 @@ def test_the_best_of_each_column_and_of_each_row_is_marked() -> None:
     distances |= {("0", 100): float("nan"), ("0.2", 100): 1.0, ("1", 100): 0.5}
     rows = [result(eta=float(e), steps=s, nfe=s, frechet_distance=d) for (e, s), d in distances.items()]
     cells = pivot(rendered(rows))
+    assert {key for key, text in cells.items() if "*" in text} == {("0.2", "S=10"), ("0", "S=50"), ("1", "S=100")}
     assert {key for key, text in cells.items() if "+" in text} == {("0", "S=50"), ("0.2", "S=100"), ("1", "S=100")}
-    assert {key for key, text in cells.items() if "*" in text} == {
-        ("0.2", "S=10"),
-        ("0", "S=50"),
-        ("1", "S=100"),
-    }
+    assert cells["1", "S=100"] == "+*0.5000"
     assert cells["0.2", "S=10"] == "*4.000"
     assert cells["1", "S=50"] == "-"
     assert cells["0", "S=100"] == "nan"
@@ -399,6 +396,7 @@ def test_the_best_of_each_column_and_of_each_row_is_marked() -> None:
 
 def test_a_single_row_has_no_best() -> None:
     assert "*" not in rendered([result(), result(steps=20)])
+    assert "+" not in rendered([result(), result(eta=1.0)])
 
 
 def test_tables_of_other_provenance_are_apart_and_say_what_differs() -> None:

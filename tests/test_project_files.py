@@ -1,0 +1,70 @@
+"""CITATION.cff, CHANGELOG.md, LICENSE and CONTRIBUTING.md agree with the package."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+import ddim
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def test_one_version_everywhere():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    versions = re.findall(r"^## \[(\d[^]]*)\]", (REPOSITORY / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert citation["version"] == versions[0] == ddim.__version__
+    assert citation["license"] == "MIT" and "MIT License" in (REPOSITORY / "LICENSE").read_text()
+    (paper,) = citation["references"]
+    assert [author["family-names"] for author in paper["authors"]] == ["Song", "Meng", "Ermon"]
+    assert paper["year"] == 2021 and paper["url"].endswith("2010.02502")
+
+
+def test_what_contributing_names_exists():
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    makefile = (REPOSITORY / "Makefile").read_text()
+    for target in re.findall(r"(?:^|`)make (\w+)", text, flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+    for path in re.findall(r"`((?:docs|tests|src|benchmarks|notebooks|conf)/[\w./]*)`", text):
+        assert (REPOSITORY / path).exists(), path
+    for module in re.findall(r"python -m (tools\.\w+)", text):
+        assert (REPOSITORY / (module.replace(".", "/") + ".py")).is_file(), module
+
+
+class TestImportDiagram:
+    tool = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "tools" / "import_diagram.py")))
+
+    def test_it_is_what_is_imported(self):
+        page = (REPOSITORY / "docs" / "architecture.md").read_text()
+        assert self.tool.DIAGRAM.findall(page) == [self.tool.diagram()], "run `make docs`"
+
+    def test_arrows_that_others_imply_are_left_out(self):
+        edges = {("scripts", "run"), ("run", "config"), ("scripts", "config"), ("config", "data")}
+        assert self.tool.without_implied(edges) == edges - {("scripts", "config")}
+        with pytest.raises(ValueError, match="circle"):
+            self.tool.without_implied({("run", "config"), ("config", "run")})
+
+    def test_it_shows_that_rooms_do_not_know_each_other(self):
+        rooms = {"diffusion", "denoisers", "data", "metrics"}
+        found = self.tool.arrows()
+        assert ("run", "build") in found and not {a for a, _ in found} & rooms
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_development_dependencies_are_pinned():
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    pinned = (REPOSITORY / "constraints.txt").read_text().lower().replace("_", "-")
+    for requirement in (name for names in extras.values() for name in names):
+        name = re.split(r"[<>=\[]", requirement)[0].lower().replace("_", "-")
+        assert f"\n{name}==" in pinned, name
