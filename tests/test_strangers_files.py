@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import EpsImagePlugin, Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 
@@ -404,9 +405,10 @@ FLOORS = {"torch": ("2.10", ["2.9.9", "2.6.0"]), "pytorch-lightning": ("2.6.6", 
 
 def test_version_floors_exclude_releases_with_known_holes():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    required = {requirement.name: requirement for requirement in map(Requirement, project["dependencies"])}
+    required = {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, project["dependencies"])}
     lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
-    pinned = dict(line.replace("_", "-").split("==") for line in lines if re.match(r"\w.*==", line))
+    pins = (line.split("==") for line in lines if re.match(r"\w.*==", line))
+    pinned = {canonicalize_name(name): version for name, version in pins}
     told = (REPOSITORY / "SECURITY.md").read_text(encoding="utf-8")
     for name, (floor, holes) in FLOORS.items():
         allowed = required[name].specifier

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 # Says which artifact holds the checkpoints of a run directory.
 ARTIFACT_FILE = "wandb_artifact.json"
 STAGING = "WANDB_DATA_DIR"
+# What this program has set the other to, for those that inherit it; any other value is the user's.
+OURS = "DDIM_WANDB_DATA_DIR"
 
 
 class DashboardLogger(WandbLogger):
@@ -32,9 +34,6 @@ class DashboardLogger(WandbLogger):
         first_row: number of the first logged row; what earlier offline attempts of the run have left off at.
         arguments: those of `wandb.init`.
     """
-
-    # What this program has set WANDB_DATA_DIR to; anything else there is the user's.
-    _staging: ClassVar[set[str]] = set()
 
     def __init__(self, *, job: str, first_row: int = 0, **arguments: Any) -> None:
         self._experiment: Any
@@ -153,9 +152,8 @@ class DashboardLogger(WandbLogger):
 
     def _stage_below_the_run(self) -> None:
         """Copies of artifacts that wait for their upload go below the run directory, not into the user's home."""
-        if os.environ.get(STAGING) in (None, *self._staging):
-            os.environ[STAGING] = str(Path(str(self.save_dir)).absolute() / "wandb" / "data")
-            self._staging.add(os.environ[STAGING])
+        if os.environ.get(STAGING) == os.environ.get(OURS):
+            os.environ[STAGING] = os.environ[OURS] = str(Path(str(self.save_dir)).absolute() / "wandb" / "data")
 
 
 def artifact_of(checkpoint: Path) -> str | None:
