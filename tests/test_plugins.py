@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hydra.core.config_store import ConfigStore
 
 from ddim import plugins
-from ddim.callbacks.study import _versions
-from ddim.diffusion import SAMPLERS, SCHEDULES, NoiseSchedule, sample, select_timesteps
+from ddim.callbacks import Sampling, Study
+from ddim.diffusion import SAMPLERS, SCHEDULES, NoiseSchedule, NoiseSource, sample, select_timesteps
 from ddim.errors import UserError
 from ddim.evaluation_config import EvaluationConfig, SamplerConfig, plan
 from ddim.extending import (
@@ -151,10 +152,16 @@ class TestSampler:
         with pytest.raises(ValueError, match="4 times where its nfe says 5" if wrong == "nfe" else "shape"):
             SAMPLERS["mine"].run(lambda x, t: x, torch.randn(2, 3), SCHEDULE, select_timesteps(1000, 4))
 
-    def test_finished_points_know_its_version(self):
+    def test_finished_points_know_its_version(self, tmp_path):
         register_sampler("mine")(self.halve)
-        assert _versions(point_of(), SCHEDULE)["sampler_version"] == SAMPLERS["mine"].version
-        assert _versions(point_of(name="ddim"), SCHEDULE) == {}
+        trainer, module = SimpleNamespace(precision="32-true"), SimpleNamespace(schedule=SCHEDULE)
+        own, ddim = (
+            Study([point], Sampling(NoiseSource(0), (1, 8, 8), 4), tmp_path, {}).depends_on(point, trainer, module)
+            for point in (point_of(), point_of(name="ddim"))
+        )
+        assert own["sampler"] == "mine" and own["sampler_version"] == SAMPLERS["mine"].version
+        # What was finished before there were others is still known.
+        assert ddim["sampler"] == "ddim" and "sampler" not in ddim["point"] and "sampler_version" not in ddim
 
 
 def test_a_schedule_is_checked_and_says_its_parameters():
