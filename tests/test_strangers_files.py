@@ -405,7 +405,8 @@ FLOORS = {"torch": ("2.10", ["2.9.9", "2.6.0"]), "pytorch-lightning": ("2.6.6", 
 
 def test_version_floors_exclude_releases_with_known_holes():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    required = {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, project["dependencies"])}
+    requirements = map(Requirement, project["dependencies"])
+    required = {canonicalize_name(requirement.name): requirement for requirement in requirements}
     lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
     pins = (line.split("==") for line in lines if re.match(r"\w.*==", line))
     pinned = {canonicalize_name(name): version for name, version in pins}
