@@ -201,6 +201,15 @@ class TestWeights:
             found = {name.removeprefix("denoiser."): value for name, value in checkpoint[key].items()}
             assert same(found, states[step], 1e-5), key
 
+    def test_the_average_follows_every_nth_step_from_the_first_on(self, digits, tmp_path):
+        record, ema = RawWeights(), WeightEma(decay=DECAY, update_every_n_steps=2)
+        trainer_of(record, ema, limit_val_batches=0).fit(module_of(), digits)
+        expected = record.raw[1]
+        for step in (3, 5):
+            expected = {name: DECAY * expected[name] + (1 - DECAY) * record.raw[step][name] for name in expected}
+        assert ema._average_model is not None
+        assert same(weights(ema._average_model.module), expected, 1e-5)
+
     def test_the_order_without_which_this_fails(self, digits, tmp_path, monkeypatch):
         config = config_of()
         config.cache_dir = str(tmp_path / "cache")

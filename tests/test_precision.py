@@ -66,6 +66,13 @@ def test_what_the_user_says_stays(machine, given):
     assert precision.with_precision({"precision": given}, WIDE) == {"precision": given}
 
 
+@pytest.mark.parametrize("size", ["wide", None, [128], 32.5])
+def test_a_network_that_cannot_be_built_is_refused_elsewhere(machine, size):
+    machine(cpu=True)
+    for key in WIDE:
+        assert precision.with_precision({}, {**WIDE, key: size})["precision"] == "32-true"
+
+
 def test_without_a_word_it_is_auto(machine):
     machine(cpu=True)
     assert precision.with_precision({}, WIDE)["precision"] == "bf16-mixed"
@@ -95,14 +102,14 @@ def small_network() -> UNet:
 def test_autocast_leaves_both_ends_in_float32():
     network = small_network()
     seen: dict[str, tuple[torch.dtype, torch.dtype]] = {}
-    for name in ("conv_in", "down.0.blocks.0.conv1", "conv_out"):
+    for name in ("conv_in", "down.0.blocks.0.conv1", "norm_out", "conv_out"):
         network.get_submodule(name).register_forward_hook(
             lambda layer, arguments, result, name=name: seen.update({name: (arguments[0].dtype, result.dtype)})
         )
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         eps = network(torch.randn(2, 1, 8, 8), torch.tensor([3, 900]))
     assert eps.dtype == torch.float32
-    assert seen["conv_in"] == seen["conv_out"] == (torch.float32, torch.float32)
+    assert seen["conv_in"] == seen["norm_out"] == seen["conv_out"] == (torch.float32, torch.float32)
     assert seen["down.0.blocks.0.conv1"] == (torch.bfloat16, torch.bfloat16)
 
 

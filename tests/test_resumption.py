@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
-from ddim.callbacks import EvaluationGrid, Measure, Resumption, Sampling
+from ddim.callbacks import EvaluationGrid, Measure, Resumption, Sampling, evaluation
 from ddim.callbacks.generation import generate, in_batches
 from ddim.callbacks.partial import Partial, Samples
 from ddim.callbacks.resumption import Finished
@@ -455,6 +455,25 @@ class Grid:
 def numbers(directory: Path) -> list[dict]:
     rows = [row.as_record() for row in read_results(directory).rows]
     return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "kept"), [(("frechet_distance",), 0), (("frechet_distance", "kid"), 24), (("precision_recall",), 24)]
+)
+def test_features_are_kept_where_a_metric_looks_at_them(tmp_path, monkeypatch, no_plots, metrics, kept):
+    found = []
+
+    def look(*arguments, **more):
+        found.append(generate(*arguments, **more))
+        return found[-1]
+
+    monkeypatch.setattr(evaluation, "generate", look)
+    grid, _ = Grid(tmp_path).run(points=POINTS[:1], metrics=metrics)
+    assert [len(generation.features) for generation in found] == [kept]
+    (row,) = grid.results
+    assert (row.frechet_distance is not None) == ("frechet_distance" in metrics)
+    assert (row.kid_mean is not None) == ("kid" in metrics)
+    assert (row.recall is not None) == ("precision_recall" in metrics)
 
 
 class TestTheWholeGrid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,9 @@ def with_precision(trainer: Mapping[str, Any], denoiser: Mapping[str, Any]) -> d
         return dict(trainer)
     device = _device_type(str(trainer.get("accelerator", "auto")))
     fast = {"cuda": _cuda_has_bfloat16, "cpu": _cpu_has_bfloat16}.get(device)
-    work = int(denoiser.get("resolution") or 0) * int(denoiser.get("base_channels") or 0)
+    sizes = [denoiser.get(key) for key in ("resolution", "base_channels")]
+    # What is no number is refused by name where the network is built.
+    work = math.prod(size if isinstance(size, int) else 0 for size in sizes)
     pays = fast is not None and fast() and (device != "cpu" or work >= LEAST_WORK_ON_CPU)
     return {**trainer, "precision": MIXED if pays else FULL}
 

@@ -99,6 +99,20 @@ def test_kid_takes_subsets_of_a_thousand_or_all(monkeypatch):
         assert found["kid_std"] == expected["kernel_inception_distance_std"]
 
 
+def test_what_kid_keeps_of_a_reference_serves_its_own_subsets_only(monkeypatch):
+    """Another seed or another number of generated images draws other subsets of the reference."""
+    monkeypatch.setattr(compute, "KID_SUBSETS", 3)
+    rows = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
+    against = reference(rows[:200])
+    for count, seed in ((300, 0), (300, 1), (400, 0), (250, 1), (300, 0)):
+        generated = 2 * rows[-count:]
+        expected = kid_features_to_metric(
+            generated, rows[:200], kid_subset_size=200, kid_subsets=3, rng_seed=seed, verbose=False
+        )
+        found = compute_metrics(Features(generated), against, ["kid"], seed=seed)
+        assert found["kid_mean"] == expected["kernel_inception_distance_mean"], (count, seed)
+
+
 def test_precision_is_of_the_generated_and_recall_of_the_real():
     """Generated images on one of two real clusters are all realistic and cover half."""
     cluster = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))

@@ -166,6 +166,13 @@ def test_a_floor_is_computed_once_for_each_question(statistics, monkeypatch):
             compute_floor(real, reference, metrics, seed=seed)
 
 
+def test_a_floor_is_of_one_reference(statistics):
+    """The same held-out images measured against other training images."""
+    real = statistics(255 - IMAGES[:60], split="test")
+    floors = [compute_floor(real, statistics(images), ["kid"]) for images in (IMAGES, IMAGES[:70], IMAGES)]
+    assert floors[0] == floors[2] != floors[1]
+
+
 @pytest.mark.parametrize(
     "content", [{"precision": np.ones(3)}, {"precision": np.array(np.nan)}, {"recall": np.array("x")}]
 )
