@@ -30,6 +30,11 @@ def test_sampling_shows_a_profile():
     assert "aten::mkldnn_convolution" in run("sampling", "--tiny", "--profile", "--batch-size", "2")
 
 
+def test_precision_says_what_auto_would_take():
+    said = run("precision", "--tiny", "--rounds", "1")
+    assert "32, (1, 2), 8x8" in said and "32-true" in said
+
+
 def test_growth_draws_its_exponents(tmp_path):
     picture = tmp_path / "growth.png"
     said = run("growth", "--tiny", "--rounds", "1", "--output", str(picture))

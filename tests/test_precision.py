@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+import yaml
 
 from ddim import precision
 from ddim.callbacks.generation import sampling_context
@@ -64,6 +65,11 @@ def test_the_choice(machine, cpu, cuda, accelerator, denoiser, chosen):
 def test_what_the_user_says_stays(machine, given):
     machine(cpu=True, cuda=True)
     assert precision.with_precision({"precision": given}, WIDE) == {"precision": given}
+
+
+def test_a_run_remembers_what_auto_was(digits_run):
+    """It may go on where auto is something else; what is typed then still wins, as with every setting."""
+    assert "trainer.precision='32-true'" in yaml.safe_load((digits_run / "overrides.yaml").read_text())
 
 
 @pytest.mark.parametrize("size", ["wide", None, [128], 32.5])

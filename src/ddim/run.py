@@ -94,7 +94,7 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
     )
     if trainer.is_global_zero:
         remove_unfinished(directory)
-        save_command(cfg, directory)
+        save_command(cfg, directory, **_chosen(config.trainer))
     first_is_ready()
     with closing(trainer, stop), one_fate(trainer):
         training.fit(resume)
@@ -207,7 +207,7 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
     try:
         with alone, closing(trainer, stop), one_fate(trainer):
             if trainer.is_global_zero:
-                save_command(cfg, directory, checkpoint=subject.origin)
+                save_command(cfg, directory, checkpoint=subject.origin, **_chosen(config.trainer))
                 _use_artifact(trainer, artifact)
             trainer.test(module, datamodule, verbose=False)
     except BlockingIOError as error:
@@ -263,6 +263,11 @@ def _images_per_step(config: TrainConfig, trainer: pl.Trainer) -> str:
     factors += [f"in each of {accumulated} batches"] * (accumulated > 1)
     total = config.loader.batch_size * accumulated * trainer.world_size
     return f"{total:,} a step" + (f" ({config.loader.batch_size} {' and '.join(factors)})" if factors else "")
+
+
+def _chosen(trainer: Mapping[str, Any]) -> dict[str, str]:
+    """What `auto` was here: a run that goes on elsewhere keeps the arithmetic it began with."""
+    return {"trainer.precision": trainer["precision"]}
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

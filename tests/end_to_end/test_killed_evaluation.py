@@ -162,6 +162,7 @@ def test_a_finished_evaluation_is_not_done_again(run_script, workplace, trained_
     before = {name: (directory / name).read_text() for name in ("results.csv", "reconstruction.csv", "wandb_run_id")}
     saved = yaml.safe_load((directory / "overrides.yaml").read_text())
     assert f"checkpoint='{trained_run}/checkpoints/last.ckpt'" in saved and "sampler.steps=[2,3]" in saved
+    assert "trainer.precision='32-true'" in saved, "what auto was: another machine goes on with it"
 
     from ddim.lit_module import DenoisingModule
 

@@ -54,6 +54,19 @@ def test_gaussians_with_other_covariances():
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(("count", "others"), [(30, 40), (2, 100), (100, 2)])
+def test_fewer_images_than_dimensions(count, others):
+    """Both covariances are singular: half of the eigenvalues that are zero come out negative."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.rand(count, 128, generator=generator), torch.rand(others, 128, generator=generator)
+    # The trace of the root is the sum of the singular values of the product of the centred rows.
+    rows = [(x.double() - x.double().mean(0)) / (len(x) - 1) ** 0.5 for x in (a, b)]
+    shift = (a.double().mean(0) - b.double().mean(0)).square().sum()
+    root = torch.linalg.svdvals(rows[0] @ rows[1].T).sum()
+    expected = shift + rows[0].square().sum() + rows[1].square().sum() - 2 * root
+    assert distance(a, b) == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_sampled_gaussians_approach_the_closed_form():
     identity = np.eye(3)
     a, b = (gaussian(40_000, [m] * 3, s**2 * identity, m, exact=False) for m, s in ((0, 1.0), (1, 2.0)))
@@ -102,12 +115,13 @@ def test_kid_takes_subsets_of_a_thousand_or_all(monkeypatch):
 def test_what_kid_keeps_of_a_reference_serves_its_own_subsets_only(monkeypatch):
     """Another seed or another number of generated images draws other subsets of the reference."""
     monkeypatch.setattr(compute, "KID_SUBSETS", 3)
+    monkeypatch.setattr(compute, "KID_SUBSET_SIZE", 50)
     rows = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
     against = reference(rows[:200])
     for count, seed in ((300, 0), (300, 1), (400, 0), (250, 1), (300, 0)):
         generated = 2 * rows[-count:]
         expected = kid_features_to_metric(
-            generated, rows[:200], kid_subset_size=200, kid_subsets=3, rng_seed=seed, verbose=False
+            generated, rows[:200], kid_subset_size=50, kid_subsets=3, rng_seed=seed, verbose=False
         )
         found = compute_metrics(Features(generated), against, ["kid"], seed=seed)
         assert found["kid_mean"] == expected["kernel_inception_distance_mean"], (count, seed)

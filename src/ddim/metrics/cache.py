@@ -22,6 +22,8 @@ from ddim.metrics.manifold import neighbour_radii
 
 logger = logging.getLogger(__name__)
 
+# Changes with the way in which what is kept here is computed.
+VERSION = 1
 # What reading a damaged or foreign .npz raises, pickled arrays (which are refused) included.
 UNREADABLE = (
     *(OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, SyntaxError, ArithmeticError),
@@ -69,14 +71,14 @@ def derived(
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file}
-            if not usable(arrays):
+            if int(arrays.pop("version", np.zeros(()))) != VERSION or not usable(arrays):
                 raise ValueError("it holds something else")
             return arrays
         except UNREADABLE as error:
             logger.warning("the cached %s cannot be read and is computed anew: %s", path, error)
     arrays = compute()
     try:
-        save_arrays(path, **arrays)
+        save_arrays(path, version=VERSION, **arrays)
     except OSError as error:
         logger.warning("%s could not be cached: %s", path, error)
     return arrays
