@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from ddim.callbacks import progress
 from ddim.callbacks.progress import GridProgress, TrainingProgress
@@ -34,12 +36,13 @@ def in_a_terminal(*command: str, stdout: int | None = None, columns: int = 110) 
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     script, *arguments = command
+    inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     process = subprocess.Popen(
         [sys.executable, str(REPOSITORY / script), *arguments],
         stdin=theirs,
         stdout=theirs if stdout is None else stdout,
         stderr=theirs,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"},
+        env={**inherited, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"},
     )
     os.close(theirs)
     received = b""
@@ -97,6 +100,15 @@ def test_training_on_a_terminal(workplace, tiny_training):
     shown = plain(in_a_terminal("train.py", *tiny_training, "trainer.max_steps=10", "logger=none"))
     last = r"training ━+.*100%.*step 10/10: loss \d\.\d+.*images/s.*0:00:00 left"
     assert re.search(last, shown), shown[-2000:]
+
+
+def test_a_narrow_terminal_cuts_the_note_and_nothing_else():
+    console = Console(file=io.StringIO(), force_terminal=True, width=60)
+    with progress._progress(console) as bar:
+        task = bar.add_task("training", total=10, note="step 10/10: loss 1.0168, val 1.0036, 1328 images/s")
+        bar.update(task, completed=10)
+    shown = plain(console.file.getvalue())
+    assert re.search(r"training ━+ 100% step 10/10: loss 1\S*… +0:00:00 left", shown), shown
 
 
 class Clock:

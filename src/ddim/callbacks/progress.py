@@ -10,12 +10,17 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 from torch import Tensor
 
 SECONDS_BETWEEN_LINES = 10.0
 # Of the time so far: the lines of a long run are further apart.
 SHARE_BETWEEN_LINES = 0.05
+# Characters: what a bar has at least, and what the texts on both sides of it take.
+SHORTEST_BAR = 8
+BESIDE_THE_BAR = 90
 
 
 class Pace:
@@ -47,16 +52,27 @@ def _is_live(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal and sys.stdout.isatty()
 
 
+class _Note(TextColumn):
+    """What is cut where a terminal is narrow; of columns that may not wrap rich takes from all alike."""
+
+    def __init__(self) -> None:
+        super().__init__("{task.fields[note]}", markup=False, table_column=Column(no_wrap=False))
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return text
+
+
 def _progress(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
+        BarColumn(bar_width=max(SHORTEST_BAR, console.width - BESIDE_THE_BAR)),
         TaskProgressColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
+        _Note(),
         TimeRemainingColumn(),
         TextColumn("left"),
         console=console,
-        expand=True,
     )
 
 
