@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import tomllib
@@ -56,10 +57,23 @@ class TestImportDiagram:
         assert ("run", "build") in found and not {a for a, _ in found} & rooms
 
 
+def anchors(page: Path) -> set[str]:
+    """Of the headings of a page, as they are made for links: lower case, without punctuation, spaces as hyphens."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_between_pages_lead_somewhere():
-    for page in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / target).exists(), (page.name, target)
+    texts = {page: page.read_text() for page in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")]}
+    for notebook in REPOSITORY.glob("notebooks/*.ipynb"):
+        cells = json.loads(notebook.read_text())["cells"]
+        texts[notebook] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    for page, text in texts.items():
+        for target, anchor in re.findall(r"\]\(([^()#:]*)(?:#([^()]*))?\)", text):
+            file = page.parent / target if target else page
+            assert file.exists() and REPOSITORY in file.resolve().parents, (page.name, target)
+            assert not anchor or anchor in anchors(file), (page.name, target, anchor)
+    assert sum(len(re.findall(r"\]\([^()#:]+\)", text)) for text in texts.values()) > 20
 
 
 def test_development_dependencies_are_pinned():

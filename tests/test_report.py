@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from ddim.errors import UserError
@@ -271,6 +272,23 @@ class TestThePage:
         assert shlex.split(read_evaluation(directory).command) == ["python", "evaluate.py", *overrides]
         (directory / "overrides.yaml").write_text(yaml.safe_dump(["checkpoint='/runs/a-b/last.ckpt'"]))
         assert read_evaluation(directory).command == "python evaluate.py checkpoint=/runs/a-b/last.ckpt"
+
+    @pytest.mark.parametrize(
+        ("kept", "shown"),
+        [
+            ("trainer.precision='32-true'", "trainer.precision=32-true"),
+            ("trainer.precision='bf16-mixed'", "trainer.precision=bf16-mixed"),
+            ("optimizer.lr='1e-5'", "'optimizer.lr='\"'\"'1e-5'\"'\"''"),  # without quotes it would be a number
+        ],
+    )
+    def test_words_are_not_quoted_where_they_stay_words(self, kept, shown, tmp_path):
+        directory = evaluation(tmp_path / "e", [row()])
+        (directory / "overrides.yaml").write_text(yaml.safe_dump([kept]))
+        command = read_evaluation(directory).command
+        assert command == f"python evaluate.py {shown}"
+        texts = [kept, shlex.split(command)[-1]]
+        was, again = (parsed.value() for parsed in OverridesParser.create().parse_overrides(texts))
+        assert was == again and isinstance(again, str)
 
     def test_several_evaluations_show_what_differs(self, tmp_path):
         one = evaluation(tmp_path / "one", [row()], pictures=True)

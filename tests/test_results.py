@@ -415,6 +415,12 @@ def test_the_floor_stands_only_beside_rows_it_can_be_compared_with() -> None:
     assert "floor" not in rendered(rows[:1], dataclasses.replace(FLOOR, features="pixels"))
 
 
+def test_the_floor_has_a_users_own_metrics() -> None:
+    floor = dataclasses.replace(FLOOR, num_images=10_000, metrics=FLOOR.metrics | {"coverage": 0.875, "of_old": 0.5})
+    (line,) = [s for s in rendered([result(other_metrics=(("coverage", 0.5),))], floor).splitlines() if "floor" in s]
+    assert "10,000" in line and "coverage 0.8750" in line and "of_old" not in line
+
+
 def test_columns_without_a_value_are_left_out() -> None:
     text = rendered([result(kid_mean=None, precision=None, recall=None)])
     assert not any(word in text.split() for word in ("KID", "recall", "IS"))

@@ -166,7 +166,7 @@ def render_table(rows: Sequence[GridResult], floor: Floor | None = None, termina
         _pivot(terminal, members)
         _long(terminal, members)
         if floor is not None and shows_floor(floor, rows, members[0]):
-            terminal.say(_floor_line(floor, members[0].features))
+            terminal.say(_floor_line(floor, members))
         terminal.say(_provenance_line(members[0]), "dim")
         if len(groups) > 1:
             terminal.say()
@@ -211,11 +211,12 @@ def _long(terminal: Terminal, rows: Sequence[GridResult]) -> None:
     terminal.say()
 
 
-def _floor_line(floor: Floor, features: str) -> str:
-    names = {distance_name(features): ("frechet_distance", 4), **_OPTIONAL}
+def _floor_line(floor: Floor, rows: Sequence[GridResult]) -> str:
+    names = {distance_name(rows[0].features): ("frechet_distance", 4), **_OPTIONAL}
+    names |= {metric: (metric, 4) for metric in own_metrics(rows)}
     metrics = floor.metrics
     values = [f"{name} {significant(metrics[key], digits)}" for name, (key, digits) in names.items() if key in metrics]
-    return f"floor ({floor.num_images} real held-out images): {', '.join(values) or 'not measured'}"
+    return f"floor ({floor.num_images:,} real held-out images): {', '.join(values) or 'not measured'}"
 
 
 def _provenance_line(row: GridResult) -> str:

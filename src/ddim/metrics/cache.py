@@ -71,7 +71,9 @@ def derived(
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file}
-            if int(arrays.pop("version", np.zeros(()))) != VERSION or not usable(arrays):
+            if int(arrays.pop("version", np.zeros(()))) != VERSION:
+                raise ValueError("another version of ddim wrote it")
+            if not usable(arrays):
                 raise ValueError("it holds something else")
             return arrays
         except UNREADABLE as error:

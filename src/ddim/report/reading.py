@@ -24,8 +24,8 @@ from ddim.sweeps import Job, is_evaluation, is_sweep, jobs_of
 # The parts of an evaluation besides the grid, in the order in which they are run.
 PARTS = ("reconstruction", "consistency", "interpolation", "trajectory", "diversity")
 CONFIG_FILE, OVERRIDES_FILE, SWEEP_FILE = "config.yaml", "overrides.yaml", "multirun.yaml"
-# Around a plain path Hydra needs no quotes, and a shell's around them are hard to read.
-_HYDRA_QUOTES = re.compile(r"^([\w.+]+=)'([\w./-]*/[\w./-]*)'$")
+# Hydra needs no quotes around a plain path or a word such as 32-true, and a shell's around them are hard to read.
+_HYDRA_QUOTES = re.compile(r"^([\w.+]+=)'([\w./-]*(?:/|-[a-z])[\w./-]*)'$")
 Row = Mapping[str, Any]
 
 
