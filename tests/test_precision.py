@@ -19,6 +19,7 @@ from ddim.denoisers.pretrained import open_pretrained
 from ddim.diffusion import NoiseSchedule, NoiseSource
 from ddim.grid import grid_points
 from ddim.lit_module import DenoisingModule
+from ddim.replay import begun_with
 
 WIDE = {"resolution": 32, "base_channels": 128}
 NARROW = {"resolution": 8, "base_channels": 32}
@@ -68,8 +69,28 @@ def test_what_the_user_says_stays(machine, given):
 
 
 def test_a_run_remembers_what_auto_was(digits_run):
-    """It may go on where auto is something else; what is typed then still wins, as with every setting."""
-    assert "trainer.precision='32-true'" in yaml.safe_load((digits_run / "overrides.yaml").read_text())
+    assert yaml.safe_load((digits_run / "config.yaml").read_text())["trainer"]["precision"] == "32-true"
+    assert begun_with(digits_run, {"precision": "auto"}) == {"precision": "32-true"}
+
+
+@pytest.mark.parametrize(
+    ("kept", "typed", "taken"),
+    [
+        ("trainer: {precision: bf16-mixed}", "auto", "bf16-mixed"),
+        ("trainer: {precision: bf16-mixed}", "32-true", "32-true"),
+        ("trainer: {precision: auto}", "auto", "auto"),
+        ("trainer: {precision: [1]}", "auto", "auto"),
+        ("trainer: {precision: fast}", "auto", "auto"),
+        ("trainer: 1", "auto", "auto"),
+        ("[", "auto", "auto"),
+        (None, "auto", "auto"),
+    ],
+)
+def test_a_run_that_goes_on_elsewhere_keeps_its_precision(tmp_path, kept, typed, taken):
+    """What is typed then still wins, as with every setting."""
+    if kept is not None:
+        (tmp_path / "config.yaml").write_text(kept)
+    assert begun_with(tmp_path, {"precision": typed, "devices": 1}) == {"precision": taken, "devices": 1}
 
 
 @pytest.mark.parametrize("size", ["wide", None, [128], 32.5])

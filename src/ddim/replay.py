@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -10,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from ddim.checkpoint import OVERRIDES_FILE
 from ddim.cli import quoted
+from ddim.config import PRECISIONS
 from ddim.errors import UserError
+from ddim.precision import AUTO
 from ddim.results import write_atomically
 
 CONFIG_FILE = "config.yaml"
@@ -51,14 +55,27 @@ def find_evaluation(source: str, output_dir: Path) -> Path:
     return directory
 
 
+def begun_with(directory: Path, trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the Trainer in which `precision: auto` is what it was when the run in `directory` began."""
+    config = _config(directory)
+    stated = config.get("trainer") if isinstance(config, dict) else None
+    precision = stated.get("precision") if isinstance(stated, dict) else None
+    if trainer.get("precision", AUTO) != AUTO or precision not in PRECISIONS:
+        return dict(trainer)
+    return {**trainer, "precision": precision}
+
+
 def _is_evaluation(directory: Path) -> bool:
-    if not (directory / OVERRIDES_FILE).is_file():
-        return False
+    config = _config(directory)
+    return (directory / OVERRIDES_FILE).is_file() and isinstance(config, dict) and "evaluation" in config
+
+
+def _config(directory: Path) -> Any:
+    """The configuration that is kept with a run; None where there is none or it cannot be read."""
     try:
-        config = yaml.safe_load((directory / CONFIG_FILE).read_text())
-    except (OSError, ValueError, yaml.YAMLError):
-        return False
-    return isinstance(config, dict) and "evaluation" in config
+        return yaml.safe_load((directory / CONFIG_FILE).read_text())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None
 
 
 def _one_line(error: Exception) -> str:

@@ -33,7 +33,7 @@ from ddim.paper import TABLES
 from ddim.plugins import load_plugins
 from ddim.precision import with_precision
 from ddim.processes import first_is_ready, one_fate, wait_for_first
-from ddim.replay import save_command
+from ddim.replay import begun_with, save_command
 from ddim.report import write_report
 from ddim.signals import StopRequest, resume_command
 from ddim.studies import build_studies
@@ -69,7 +69,7 @@ def train(cfg: DictConfig) -> float | None:
 def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequest) -> float | None:
     quiet_libraries()
     torch.manual_seed(config.seed)
-    config.trainer = with_precision(config.trainer, config.denoiser)
+    config.trainer = with_precision(begun_with(directory, config.trainer), config.denoiser)
     # Refuses bad arguments before any work.
     build_trainer(config.trainer, directory, logger=False)
     resume = config.resume or started_before(directory)
@@ -94,7 +94,7 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
     )
     if trainer.is_global_zero:
         remove_unfinished(directory)
-        save_command(cfg, directory, **_chosen(config.trainer))
+        save_command(_as_run(cfg, config.trainer), directory)
     first_is_ready()
     with closing(trainer, stop), one_fate(trainer):
         training.fit(resume)
@@ -134,7 +134,7 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
     quiet_libraries()
     torch.manual_seed(config.seed)
     show_progress = config.trainer.pop("enable_progress_bar", True)
-    config.trainer = with_precision(config.trainer, config.denoiser)
+    config.trainer = with_precision(begun_with(directory, config.trainer), config.denoiser)
     # Refuses bad arguments before any work.
     build_trainer(config.trainer, directory, logger=False, enable_progress_bar=False)
 
@@ -207,7 +207,7 @@ def _evaluate(cfg: DictConfig, stop: StopRequest) -> None:
     try:
         with alone, closing(trainer, stop), one_fate(trainer):
             if trainer.is_global_zero:
-                save_command(cfg, directory, checkpoint=subject.origin, **_chosen(config.trainer))
+                save_command(_as_run(cfg, config.trainer), directory, checkpoint=subject.origin)
                 _use_artifact(trainer, artifact)
             trainer.test(module, datamodule, verbose=False)
     except BlockingIOError as error:
@@ -265,9 +265,11 @@ def _images_per_step(config: TrainConfig, trainer: pl.Trainer) -> str:
     return f"{total:,} a step" + (f" ({config.loader.batch_size} {' and '.join(factors)})" if factors else "")
 
 
-def _chosen(trainer: Mapping[str, Any]) -> dict[str, str]:
-    """What `auto` was here: a run that goes on elsewhere keeps the arithmetic it began with."""
-    return {"trainer.precision": trainer["precision"]}
+def _as_run(cfg: DictConfig, trainer: Mapping[str, Any]) -> DictConfig:
+    """The configuration with what `auto` was: a run that goes on elsewhere keeps the arithmetic it began with."""
+    stated = cfg.copy()
+    OmegaConf.update(stated, "trainer.precision", trainer["precision"], force_add=True)
+    return stated
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
