@@ -5,13 +5,14 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from ddim.cli import evaluation_arguments, exit_with_sentence, sweep_arguments
-from ddim.hydra_callbacks import finish_broken_sweep
+from ddim.command.arguments import evaluation_arguments, sweep_arguments
+from ddim.command.hydra_callbacks import finish_broken_sweep
+from ddim.runs.ending import exit_with_sentence
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    from ddim.run import evaluate
+    from ddim.command.evaluate import evaluate
 
     exit_with_sentence(lambda: evaluate(cfg))
 

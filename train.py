@@ -5,12 +5,13 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from ddim.cli import exit_with_sentence, training_arguments
+from ddim.command.arguments import training_arguments
+from ddim.runs.ending import exit_with_sentence
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    from ddim.run import train
+    from ddim.command.train import train
 
     return exit_with_sentence(lambda: train(cfg))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ddim.results import read_results
+from ddim.findings.files import read_results
 
 
 def main() -> int:

@@ -42,10 +42,11 @@ def script(path: str, arguments: list[str]) -> dict[str, float]:
 
         setattr(owner, name, outer)
 
-    from ddim.callbacks import EvaluationGrid, evaluation
     from ddim.denoisers import UNet
-    from ddim.lit_module import DenoisingModule
+    from ddim.evaluation.studies import grid as evaluation
+    from ddim.evaluation.studies.grid import EvaluationGrid
     from ddim.metrics import FeatureExtractor
+    from ddim.training.module import DenoisingModule
 
     timed(UNet, "forward", "network")
     timed(DenoisingModule, "sample_images", "sampling")
@@ -71,11 +72,11 @@ def memory(rows: int, steps: int, kept: bool) -> dict[str, float]:
     import pytorch_lightning as pl
     import torch
 
-    from ddim.callbacks.generation import Sampling, generate
     from ddim.diffusion import NoiseSchedule, NoiseSource
-    from ddim.grid import grid_points
-    from ddim.lit_module import DenoisingModule
+    from ddim.diffusion.grid import grid_points
+    from ddim.evaluation.sampling import Sampling, generate
     from ddim.metrics import FeatureExtractor, Features
+    from ddim.training.module import DenoisingModule
 
     class Repeated(FeatureExtractor):
         def __init__(self) -> None:

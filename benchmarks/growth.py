@@ -19,8 +19,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from benchmarks.machine import describe
 from benchmarks.sampling import TINY, Ours
 from benchmarks.timing import Blocks, alternate, table
-from ddim.axes import COLOURS
-from ddim.precision import AUTO
+from ddim.display.axes import COLOURS
+from ddim.training.precision import AUTO
 
 Measured = dict[str, dict[int, float]]
 

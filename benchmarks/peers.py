@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddim.denoisers import UNet
-from ddim.denoisers.naming import file_name
+from ddim.denoisers.formats.naming import file_name
 from ddim.diffusion import NoiseSchedule
 from ddim.export import scheduler_config, unet_config
 

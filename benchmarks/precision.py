@@ -15,7 +15,7 @@ import torch
 from benchmarks.machine import describe
 from benchmarks.timing import alternate, table
 from ddim.denoisers import UNet
-from ddim.precision import AUTO, with_precision
+from ddim.training.precision import AUTO, with_precision
 
 # Base channels, multipliers, side of the images, batch.
 NETWORKS = (

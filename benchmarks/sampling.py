@@ -30,14 +30,14 @@ from benchmarks.peers import (
     parameters,
 )
 from benchmarks.timing import alternate, rate_rows, table
-from ddim.build import build_trainer
-from ddim.callbacks.generation import Sampling, generate
 from ddim.denoisers import UNet
 from ddim.diffusion import NoiseSchedule, NoiseSource
-from ddim.grid import GridPoint, grid_points
-from ddim.lit_module import DenoisingModule
+from ddim.diffusion.grid import GridPoint, grid_points
+from ddim.evaluation.sampling import Sampling, generate
 from ddim.metrics.features import PixelFeatures
-from ddim.precision import AUTO, with_precision
+from ddim.training.module import DenoisingModule
+from ddim.training.precision import AUTO, with_precision
+from ddim.training.trainer import build_trainer
 
 TINY: dict[str, Any] = {
     "resolution": 16,

@@ -33,9 +33,9 @@ from benchmarks.machine import ceilings, describe
 from benchmarks.peers import diffusion_pytorch, forward_flops, parameters
 from benchmarks.timing import Blocks, Summary, rate_rows, table
 from benchmarks.training_profile import shares
-from ddim.config import training_config
-from ddim.precision import with_precision
-from ddim.training import Training, build_training
+from ddim.command.config import training_config
+from ddim.training.build import Training, build_training
+from ddim.training.precision import with_precision
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 OURS = "ddim, train.py"

@@ -18,28 +18,25 @@ from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-import ddim.callbacks.generation as generation_module
-from ddim.build import training_callbacks
-from ddim.callbacks import (
-    LastCheckpoint,
-    Measure,
-    SampleGrid,
-    Sampling,
-    Throughput,
-    TrainingEvaluation,
-    TrainingProgress,
-    WeightEma,
-)
-from ddim.callbacks.generation import _gather, generate
-from ddim.callbacks.partial import Samples
-from ddim.config import CallbacksConfig, SampleGridConfig, TrainConfig, TrainingEvaluationConfig
+import ddim.evaluation.sampling as generation_module
 from ddim.data import build_datamodule
 from ddim.denoisers import UNet
 from ddim.diffusion import NoiseSchedule, NoiseSource
-from ddim.grid import grid_points
-from ddim.lit_module import DenoisingModule
+from ddim.diffusion.grid import grid_points
+from ddim.evaluation.kept.partial import Samples
+from ddim.evaluation.sampling import Sampling, _gather, generate
+from ddim.findings.labels import point_key
 from ddim.metrics import Features, build_extractor
-from ddim.records import point_key
+from ddim.metrics.measure import Measure
+from ddim.training.build import training_callbacks
+from ddim.training.callbacks.averaging import WeightEma
+from ddim.training.callbacks.last_checkpoint import LastCheckpoint
+from ddim.training.callbacks.progress import TrainingProgress
+from ddim.training.callbacks.sample_grid import SampleGrid
+from ddim.training.callbacks.throughput import Throughput
+from ddim.training.callbacks.training_evaluation import TrainingEvaluation
+from ddim.training.module import DenoisingModule
+from ddim.training.settings import CallbacksConfig, SampleGridConfig, TrainConfig, TrainingEvaluationConfig
 
 SOURCES = Path(__file__).resolve().parents[1] / "src" / "ddim"
 SHAPE = (1, 8, 8)
@@ -475,7 +472,7 @@ class TestTrainingEvaluation:
 
 def test_throughput_counts_images_over_time(digits, monkeypatch):
     """A clock that ticks half a second per look: two steps of 16 images between looks one tick apart."""
-    import ddim.callbacks.throughput as throughput_module
+    import ddim.training.callbacks.throughput as throughput_module
 
     ticks = iter(range(1000))
     monkeypatch.setattr(throughput_module.time, "perf_counter", lambda: next(ticks) / 2)

@@ -15,9 +15,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddim.cli import GRID_KEYS, SUPPLIED, evaluation_arguments, exit_with_sentence, training_arguments
+from ddim.command.arguments import GRID_KEYS, evaluation_arguments, training_arguments
 from ddim.errors import UserError
-from ddim.signals import StopRequest
+from ddim.runs.ending import exit_with_sentence
+from ddim.runs.overrides import SUPPLIED
+from ddim.runs.signals import StopRequest
 
 BOTH = pytest.mark.parametrize("rewrite", [training_arguments, evaluation_arguments])
 

@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ddim.collect import collect, failures, main
-from ddim.image_grids import cut_grid, image_grid
-from ddim.processes import Place, place
-from ddim.results import Floor, GridResult, read_results, write_results
-from ddim.rows import write_rows
-from ddim.sweeps import jobs_of
+from ddim.display.images import cut_grid, image_grid
+from ddim.findings.collection import collect, failures
+from ddim.findings.files import read_results, write_results, write_rows
+from ddim.findings.rows import Floor, GridResult
+from ddim.results import main
+from ddim.runs.processes import Place, place
+from ddim.runs.sweeps import jobs_of
 
 ROW = GridResult(
     dataset="digits",

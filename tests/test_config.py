@@ -9,18 +9,12 @@ import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-import ddim.config as config_module
-from ddim.config import (
-    EvaluateConfig,
-    TrainConfig,
-    build_schedule,
-    evaluation_config,
-    sample_grid_point,
-    training_config,
-    training_grid,
-)
+import ddim.command.config as config_module
+from ddim.command.config import EvaluateConfig, evaluation_config, training_config
 from ddim.diffusion import VARIANCES, WEIGHTINGS, NoiseSchedule
+from ddim.diffusion.schedule import build_schedule
 from ddim.errors import UserError
+from ddim.training.settings import TrainConfig, sample_grid_point, training_grid
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 

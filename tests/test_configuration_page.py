@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from ddim.config import EvaluateConfig, TrainConfig
+from ddim.command.config import EvaluateConfig
+from ddim.training.settings import TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 configuration_page = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "tools" / "configuration_page.py")))

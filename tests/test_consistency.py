@@ -20,13 +20,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from ddim.callbacks import Consistency, Resumption, Sampling
-from ddim.callbacks.study import Study
 from ddim.diffusion import NoiseSchedule, NoiseSource
-from ddim.grid import grid_points
-from ddim.lit_module import DenoisingModule
+from ddim.diffusion.grid import grid_points
+from ddim.display.curves import Panel, steps_figure
+from ddim.display.terminal import Terminal
+from ddim.evaluation.kept.finished import Resumption
+from ddim.evaluation.sampling import Sampling
+from ddim.evaluation.studies.consistency import Consistency
+from ddim.evaluation.study import Study
 from ddim.metrics import build_extractor
-from ddim.similarity import (
+from ddim.metrics.similarity import (
     distances,
     feature_distance,
     feature_spread,
@@ -35,8 +38,7 @@ from ddim.similarity import (
     ssim_window,
     structural_similarity,
 )
-from ddim.study_figures import Panel, steps_figure
-from ddim.terminal import Terminal
+from ddim.training.module import DenoisingModule
 
 SHAPE = (1, 8, 8)
 SCHEDULE = NoiseSchedule.linear(1000)

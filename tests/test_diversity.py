@@ -17,16 +17,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from ddim.callbacks import Diversity, Measure, Sampling
-from ddim.callbacks import diversity as module_under_test
-from ddim.callbacks.copying import COPY_RATE, copy_threshold, spread, summarise
-from ddim.callbacks.diversity import collect
 from ddim.diffusion import NoiseSchedule, NoiseSource
+from ddim.diffusion.grid import GridPoint, grid_points
 from ddim.errors import UserError
-from ddim.evaluation_config import EvaluationConfig
-from ddim.grid import GridPoint, grid_points
-from ddim.lit_module import DenoisingModule
+from ddim.evaluation.sampling import Sampling
+from ddim.evaluation.settings import EvaluationConfig
+from ddim.evaluation.studies import diversity as module_under_test
+from ddim.evaluation.studies.diversity import Diversity, collect
 from ddim.metrics import build_extractor, load_published_statistics, reference_statistics
+from ddim.metrics.copying import COPY_RATE, copy_threshold, spread, summarise
+from ddim.metrics.measure import Measure
+from ddim.training.module import DenoisingModule
 
 SCHEDULE = NoiseSchedule.linear(1000)
 SHAPE = (1, 8, 8)

@@ -239,7 +239,7 @@ def test_the_command_line(tmp_path, capsys):
 
 
 def test_a_public_checkpoint_is_converted_and_its_schedule_assumed(tmp_path, capsys):
-    from ddim.denoisers.naming import file_name
+    from ddim.denoisers.formats.naming import file_name
 
     unet = random_unet({"base_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 1, "dropout": 0.0})
     state = {file_name("official", name, 2): value for name, value in unet.state_dict().items()}

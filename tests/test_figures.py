@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
 
-from ddim.figures import distance_figure, image_grid, plot_distance, plot_speed, sample_sheet, speed_figure
-from ddim.records import Floor, GridResult
+from ddim.display.figures import distance_figure, plot_distance, plot_speed, speed_figure
+from ddim.display.images import image_grid, sample_sheet
+from ddim.findings.rows import Floor, GridResult
 
 
 def result(**changes: object) -> GridResult:

@@ -17,11 +17,18 @@ import pytest
 import torch
 from PIL import Image
 
-from ddim.checkpoint_io import AtomicCheckpointIO
-from ddim.cli import evaluation_arguments, training_arguments
+from ddim.command.arguments import evaluation_arguments, training_arguments
 from ddim.errors import UserError
-from ddim.files import UNFINISHED, disk_errors_as_sentence, remove_unfinished, replacing, save_picture, write_atomically
-from ddim.loggers import MetricsFile
+from ddim.runs.files import (
+    UNFINISHED,
+    disk_errors_as_sentence,
+    remove_unfinished,
+    replacing,
+    save_picture,
+    write_atomically,
+)
+from ddim.tracking.loggers import MetricsFile
+from ddim.training.checkpoint_io import AtomicCheckpointIO
 
 SMALL, LARGE = b"old", bytes(300_000)
 
@@ -234,7 +241,7 @@ def test_training_on_a_full_disk_stops_with_a_sentence(run_script, tiny_training
     (run,) = (small_disk / "train").iterdir()
     before = {path: path.read_bytes() for path in (run / "checkpoints").iterdir()}
     assert names(run / "checkpoints") == {"last.ckpt", "best.ckpt"}
-    from ddim.lit_module import DenoisingModule
+    from ddim.training.module import DenoisingModule
 
     train = DenoisingModule.training_step
 

@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ddim.errors import UserError
+from ddim.findings.files import read_results, write_results
+from ddim.findings.rows import Floor, GridResult
 from ddim.metrics import load_published_statistics, reference_statistics
 from ddim.metrics.features import PixelFeatures
-from ddim.results import Floor, GridResult, read_results, write_results
-from ddim.stored_overrides import read_overrides
+from ddim.runs.overrides import read_overrides
 
 BOUNDED = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
 DIM = 4

@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ddim.build import DATASET_DEFAULTS, build_trainer
-from ddim.cli import GROUPS, evaluation_arguments, training_arguments
-from ddim.config import build_schedule, evaluation_config, training_config
+from ddim.command.arguments import evaluation_arguments, training_arguments
+from ddim.command.config import evaluation_config, training_config
 from ddim.data import build_datamodule
+from ddim.data.build import DATASET_DEFAULTS
+from ddim.diffusion.schedule import build_schedule
 from ddim.errors import UserError
+from ddim.runs.overrides import GROUPS
+from ddim.training.trainer import build_trainer
 
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
 SCRIPTS = {

@@ -11,13 +11,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from ddim.build import sampling_batch
-from ddim.callbacks.generation import Sampling, generate
-from ddim.callbacks.partial import Partial
 from ddim.diffusion import NoiseSchedule, NoiseSource
-from ddim.grid import grid_points
-from ddim.lit_module import DenoisingModule
+from ddim.diffusion.grid import grid_points
+from ddim.evaluation.build import sampling_batch
+from ddim.evaluation.kept.partial import Partial
+from ddim.evaluation.sampling import Sampling, generate
 from ddim.metrics import FeatureExtractor, Features, RunningMoments
+from ddim.training.module import DenoisingModule
 
 SHAPE = (1, 8, 8)
 SCHEDULE = NoiseSchedule.linear()

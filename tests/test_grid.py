@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddim.diffusion import NoiseSchedule, select_timesteps
+from ddim.diffusion.grid import NAMED_VARIANCES, GridPoint, grid_points
 from ddim.errors import UserError
-from ddim.grid import NAMED_VARIANCES, GridPoint, grid_points
 
 SCHEDULE = NoiseSchedule.linear(1000)
 SMALL = NoiseSchedule.linear(50)

@@ -14,15 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ddim.callbacks import Interpolation, Sampling
-from ddim.callbacks import interpolation as module_under_test
-from ddim.callbacks.interpolation import grid_latents, line_latents, measure_jumps, measure_norms
 from ddim.denoisers import UNet
 from ddim.diffusion import NoiseSchedule, NoiseSource, slerp
+from ddim.diffusion.grid import SamplerConfig, grid_points
 from ddim.errors import UserError
-from ddim.evaluation_config import EvaluationConfig, SamplerConfig, plan
-from ddim.grid import grid_points
-from ddim.lit_module import DenoisingModule
+from ddim.evaluation.sampling import Sampling
+from ddim.evaluation.settings import EvaluationConfig, plan
+from ddim.evaluation.studies import interpolation as module_under_test
+from ddim.evaluation.studies.interpolation import (
+    Interpolation,
+    grid_latents,
+    line_latents,
+    measure_jumps,
+    measure_norms,
+)
+from ddim.training.module import DenoisingModule
 
 SCHEDULE = NoiseSchedule.linear(1000)
 SHAPE = (1, 8, 8)

@@ -11,15 +11,18 @@ import pytorch_lightning as pl
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ddim.callbacks import LastCheckpoint, SignalHandlers, StopOnDivergence, WeightEma
-from ddim.callbacks.periodic import EveryNValidations
-from ddim.checkpoint_io import AtomicCheckpointIO
 from ddim.data import build_datamodule
 from ddim.denoisers import UNet
 from ddim.diffusion import NoiseSchedule
 from ddim.errors import UserError
-from ddim.lit_module import DenoisingModule
-from ddim.signals import Stopped, StopRequest
+from ddim.runs.signals import Stopped, StopRequest
+from ddim.training.callbacks.averaging import WeightEma
+from ddim.training.callbacks.divergence import StopOnDivergence
+from ddim.training.callbacks.last_checkpoint import LastCheckpoint
+from ddim.training.callbacks.periodic import EveryNValidations
+from ddim.training.callbacks.stopping import SignalHandlers
+from ddim.training.checkpoint_io import AtomicCheckpointIO
+from ddim.training.module import DenoisingModule
 
 STEPS = 8
 

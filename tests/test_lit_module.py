@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ddim.data import build_datamodule
 from ddim.denoisers import UNet
 from ddim.diffusion import NoiseSchedule, NoiseSource
-from ddim.grid import grid_points
-from ddim.lit_module import GOLDEN_RATIO, VALIDATION_SEED, DenoisingModule
+from ddim.diffusion.grid import grid_points
+from ddim.training.module import GOLDEN_RATIO, VALIDATION_SEED, DenoisingModule
 
 OPTIMIZER = {"name": "adam", "lr": 1e-3, "betas": [0.9, 0.999], "weight_decay": 0.0, "warmup_steps": 4}
 SCHEDULE = NoiseSchedule.linear(1000)

@@ -10,21 +10,17 @@ import pytest
 import torch
 from hydra.core.config_store import ConfigStore
 
-from ddim import plugins
-from ddim.callbacks import Sampling, Study
 from ddim.diffusion import SAMPLERS, SCHEDULES, NoiseSchedule, NoiseSource, sample, select_timesteps
+from ddim.diffusion.grid import SamplerConfig
 from ddim.errors import UserError
-from ddim.evaluation_config import EvaluationConfig, SamplerConfig, plan
-from ddim.extending import (
-    register_dataset,
-    register_features,
-    register_metric,
-    register_sampler,
-    register_schedule,
-)
+from ddim.evaluation.sampling import Sampling
+from ddim.evaluation.settings import EvaluationConfig, plan
+from ddim.evaluation.study import Study
+from ddim.extending import register_dataset, register_features, register_metric, register_sampler, register_schedule
+from ddim.findings.files import read_results, write_results
+from ddim.findings.rows import GridResult
 from ddim.metrics import EXTRACTORS, FEATURES, MEASURES, METRICS
-from ddim.records import GridResult
-from ddim.results import read_results, write_results
+from ddim.runs import plugins
 
 SCHEDULE = NoiseSchedule.linear(1000)
 

@@ -10,16 +10,16 @@ import pytorch_lightning as pl
 import torch
 import yaml
 
-from ddim import precision
-from ddim.callbacks.generation import sampling_context
-from ddim.config import build_schedule
+from ddim.command.resuming import begun_with
 from ddim.denoisers import UNet
 from ddim.denoisers.layers import attention
 from ddim.denoisers.pretrained import open_pretrained
 from ddim.diffusion import NoiseSchedule, NoiseSource
-from ddim.grid import grid_points
-from ddim.lit_module import DenoisingModule
-from ddim.replay import begun_with
+from ddim.diffusion.grid import grid_points
+from ddim.diffusion.schedule import build_schedule
+from ddim.evaluation.subject import sampling_context
+from ddim.training import precision
+from ddim.training.module import DenoisingModule
 
 WIDE = {"resolution": 32, "base_channels": 128}
 NARROW = {"resolution": 8, "base_channels": 32}

@@ -20,13 +20,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ddim.callbacks import Reconstruction, Sampling
-from ddim.callbacks.study import Study
 from ddim.diffusion import NoiseSchedule, NoiseSource, encode, sample
-from ddim.evaluation_config import EvaluationConfig, SamplerConfig, plan
-from ddim.grid import grid_points
-from ddim.lit_module import DenoisingModule
-from ddim.terminal import Terminal
+from ddim.diffusion.grid import SamplerConfig, grid_points
+from ddim.display.terminal import Terminal
+from ddim.evaluation.sampling import Sampling
+from ddim.evaluation.settings import EvaluationConfig, plan
+from ddim.evaluation.studies.reconstruction import Reconstruction
+from ddim.evaluation.study import Study
+from ddim.training.module import DenoisingModule
 
 SHAPE = (1, 8, 8)
 SCHEDULE = NoiseSchedule.linear(1000)

@@ -17,17 +17,17 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
+from ddim.display.page.charts import distance_charts, time_charts
+from ddim.display.page.entries import entries_of
+from ddim.display.page.pictures import STEPS, inlined
+from ddim.display.page.render import render
+from ddim.display.page.tables import Table, grid_tables, not_comparable, paper_table
+from ddim.display.page.write import write_report
 from ddim.errors import UserError
-from ddim.records import Floor, GridResult
-from ddim.report import render, write_report
-from ddim.report.__main__ import main
-from ddim.report.charts import distance_charts, time_charts
-from ddim.report.pictures import STEPS, inlined
-from ddim.report.reading import PaperComparison, read_evaluation
-from ddim.report.settings import entries_of
-from ddim.report.tables import Table, grid_tables, not_comparable, paper_table
-from ddim.results import write_results
-from ddim.rows import write_rows
+from ddim.findings.files import write_results, write_rows
+from ddim.findings.reading import PaperComparison, read_evaluation
+from ddim.findings.rows import Floor, GridResult
+from ddim.report import main
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 

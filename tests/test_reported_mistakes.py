@@ -12,19 +12,19 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from ddim.callbacks.evaluation import grid_result
-from ddim.callbacks.generation import Generation
-from ddim.cli import evaluation_arguments
-from ddim.config import evaluation_config
+from ddim.command.arguments import evaluation_arguments
+from ddim.command.config import evaluation_config
 from ddim.data import build_datamodule, to_uint8
 from ddim.denoisers import UNet
 from ddim.denoisers.pretrained import open_pretrained
 from ddim.diffusion import NoiseSchedule, encode, sample, select_timesteps
-from ddim.diffusion.samplers import eta_coefficients, step_table
+from ddim.diffusion.samplers.generalized import eta_coefficients, step_table
 from ddim.errors import UserError
-from ddim.evaluation_config import plan
+from ddim.evaluation.sampling import Generation
+from ddim.evaluation.settings import plan
+from ddim.evaluation.studies.grid import grid_result
+from ddim.findings.files import read_results
 from ddim.metrics import Features, build_extractor
-from ddim.results import read_results
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SCHEDULE = NoiseSchedule.linear(1000)

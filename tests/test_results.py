@@ -13,10 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ddim.display.tables import render_table
+from ddim.display.terminal import Terminal
 from ddim.errors import UserError
-from ddim.records import COLUMNS, Floor, GridResult, distance_name, eta_label, eta_order, group_rows, significant
-from ddim.results import read_results, render_table, write_results
-from ddim.terminal import Terminal
+from ddim.findings.comparable import group_rows
+from ddim.findings.files import read_results, write_results
+from ddim.findings.labels import distance_name, eta_label, eta_order, significant
+from ddim.findings.rows import COLUMNS, Floor, GridResult
 
 CONTRACT = ["dataset", "checkpoint", "weights", "sampler", "eta", "variance", "tau", "steps", "nfe", "num_samples"]
 CONTRACT += ["seed", "features", "frechet_distance", "seconds", "images_per_second"]

@@ -20,19 +20,21 @@ from hypothesis import strategies as st
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
-from ddim.callbacks import EvaluationGrid, Measure, Resumption, Sampling, evaluation
-from ddim.callbacks.generation import generate, in_batches
-from ddim.callbacks.partial import Partial, Samples
-from ddim.callbacks.resumption import Finished
-from ddim.checked_file import DamagedFileError, read_checked, write_checked
 from ddim.diffusion import NoiseSchedule, NoiseSource
+from ddim.diffusion.grid import grid_points
 from ddim.errors import UserError
-from ddim.fingerprint import tensors_sha256
-from ddim.grid import grid_points
-from ddim.lit_module import DenoisingModule
+from ddim.evaluation.kept.checked_file import DamagedFileError, read_checked, write_checked
+from ddim.evaluation.kept.finished import Finished, Resumption
+from ddim.evaluation.kept.hashes import tensors_sha256
+from ddim.evaluation.kept.partial import Partial, Samples
+from ddim.evaluation.sampling import Sampling, generate, in_batches
+from ddim.evaluation.studies import grid as evaluation
+from ddim.evaluation.studies.grid import EvaluationGrid
+from ddim.findings.files import read_results
 from ddim.metrics import Features, build_extractor, reference_statistics
 from ddim.metrics.features import PixelFeatures
-from ddim.results import read_results
+from ddim.metrics.measure import Measure
+from ddim.training.module import DenoisingModule
 
 SHAPE = (1, 8, 8)
 SCHEDULE = NoiseSchedule.linear(100)
@@ -296,7 +298,7 @@ class TestPartialSamples:
         assert len(list((tmp_path / "all").iterdir())) == 8
 
     def test_files_come_at_most_every_so_many_seconds_and_the_last_at_the_end(self, tmp_path, monkeypatch):
-        import ddim.callbacks.partial as partial_module
+        import ddim.evaluation.kept.partial as partial_module
 
         ticks = iter(range(0, 1000, 10))
         monkeypatch.setattr(partial_module.time, "monotonic", lambda: next(ticks))

@@ -21,15 +21,14 @@ from packaging.utils import canonicalize_name
 from PIL import EpsImagePlugin, Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from ddim.callbacks import BestCheckpoint
-from ddim.cli import GROUPS, training_arguments
-from ddim.config import LoggerConfig
+from ddim.command.arguments import training_arguments
 from ddim.data import build_datamodule
 from ddim.data.decoding import BadImage, Decoder
-from ddim.denoisers.hub import is_hub_id
+from ddim.denoisers.formats.hub import is_hub_id
 from ddim.errors import UserError
-from ddim.loggers import build_loggers
-from ddim.stored_overrides import read_overrides
+from ddim.runs.overrides import GROUPS, read_overrides
+from ddim.tracking.loggers import LoggerConfig, build_loggers
+from ddim.training.callbacks.best_checkpoint import BestCheckpoint
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = sorted([*(REPOSITORY / "src").rglob("*.py"), *(REPOSITORY / "tools").rglob("*.py"), *REPOSITORY.glob("*.py")])

@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from ddim.callbacks import Sampling, Trajectory
-from ddim.callbacks import trajectory as module_under_test
-from ddim.callbacks.trajectory import FRAMES, animate, evenly, follow
 from ddim.data import to_uint8
 from ddim.diffusion import NoiseSchedule, NoiseSource, sample
+from ddim.diffusion.grid import grid_points
+from ddim.display.images import animate
 from ddim.errors import UserError
-from ddim.grid import grid_points
-from ddim.lit_module import DenoisingModule
+from ddim.evaluation.sampling import Sampling
+from ddim.evaluation.studies import trajectory as module_under_test
+from ddim.evaluation.studies.trajectory import FRAMES, Trajectory, evenly, follow
+from ddim.training.module import DenoisingModule
 
 SCHEDULE = NoiseSchedule.linear(1000)
 SHAPE = (1, 8, 8)

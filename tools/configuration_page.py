@@ -21,11 +21,12 @@ import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from ddim.config import CallbacksConfig, EvaluateConfig, LoaderConfig, LossConfig, TrainConfig
-from ddim.data.build import SOURCES
+from ddim.command.config import EvaluateConfig
+from ddim.data.build import SOURCES, LoaderConfig
 from ddim.data.options import MEANINGS, Options
 from ddim.denoisers import UNet
 from ddim.diffusion import NoiseSchedule
+from ddim.training.settings import CallbacksConfig, LossConfig, TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONF, PAGE = REPOSITORY / "conf", REPOSITORY / "docs" / "configuration.md"

@@ -19,9 +19,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ddim.axes import COLOURS
-from ddim.dashboard import CURVE, KEYS, TRAIN
-from ddim.offline_runs import OfflineRun, offline_files, read_offline_run
+from ddim.display.axes import COLOURS
+from ddim.tracking.keys import CURVE, KEYS, TRAIN
+from ddim.tracking.offline_runs import OfflineRun, offline_files, read_offline_run
 
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
 COLUMNS = ("best/frechet_distance", "best/eta", "best/steps", "floor/frechet_distance")

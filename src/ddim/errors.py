@@ -1,6 +1,29 @@
-"""The exceptions that mean: the user can put this right, and the message says how."""
+"""Checks of single configuration values: one sentence that names the key, its value and what would be right."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+
+def at_least(key: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"{key}={value} must be a whole number of at least {least}.")
+
+
+def one_of(key: str, value: Any, known: Collection[str]) -> None:
+    if value not in known:
+        raise UserError(f"{key}={value} is not known; choose one of {', '.join(known)}.")
+
+
+def some_of(key: str, values: Any, known: Collection[str]) -> list[str]:
+    """One name or several, as a list."""
+    names = list(values) if isinstance(values, list | tuple) else [values]
+    if not names:
+        raise UserError(f"{key}=[] is empty; choose from {', '.join(known)}.")
+    for name in names:
+        one_of(key, name, known)
+    return names
 
 
 class UserError(Exception):

@@ -19,16 +19,17 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from ddim.denoisers.diffusers_config import OUR_SCHEDULE_KEY, OUR_WEIGHTS_KEY, UNET_CLASS, UNET_NEEDED
-from ddim.denoisers.diffusers_format import CONFIG, INDEX, MODEL, SAFETENSORS, SCHEDULER_CONFIGS
-from ddim.denoisers.naming import file_name
-from ddim.denoisers.pretrained import UNSTATED, WEIGHTS, Pretrained, open_pretrained
+from ddim.denoisers.formats.contents import UNSTATED, WEIGHTS, Pretrained
+from ddim.denoisers.formats.diffusers import CONFIG, INDEX, MODEL, SAFETENSORS, SCHEDULER_CONFIGS
+from ddim.denoisers.formats.diffusers_config import OUR_SCHEDULE_KEY, OUR_WEIGHTS_KEY, UNET_CLASS, UNET_NEEDED
+from ddim.denoisers.formats.naming import file_name
+from ddim.denoisers.pretrained import open_pretrained
 from ddim.denoisers.unet import UNet
 from ddim.diffusion import NoiseSchedule
 from ddim.errors import UserError
-from ddim.paper import OFFICIAL_SCHEDULE
-from ddim.paths import usable_path
-from ddim.plugins import load_plugins
+from ddim.findings.paper import OFFICIAL_SCHEDULE
+from ddim.runs.paths import usable_path
+from ddim.runs.plugins import load_plugins
 
 # diffusers notes here which version wrote a file; this is the oldest one our tests accept.
 DIFFUSERS_VERSION = "0.35.0"

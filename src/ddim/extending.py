@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from ddim.data.build import SOURCES
 from ddim.data.datamodule import Source
 from ddim.data.options import Options
 from ddim.data.splits import ArraySplit
-from ddim.diffusion import BUILT_IN, SAMPLERS, SCHEDULES, NoiseSchedule, Sampler
+from ddim.diffusion import BUILT_IN, OPTIONS, SAMPLERS, SCHEDULES, NoiseSchedule, Sampler
 from ddim.errors import UserError
 from ddim.metrics import EXTRACTORS, MEASURES, FeatureExtractor, Features, Metric, ReferenceStatistics
 
@@ -39,7 +39,6 @@ __all__ = [
     "register_sampler",
     "register_schedule",
 ]
-
 T = TypeVar("T", bound=Callable[..., Any])
 # What a data set's option says besides the arguments of its function.
 DATASET_DEFAULTS: dict[str, Any] = {"random_flip": False, "label": None, "features": "pixels", "tau": "linear"}
@@ -78,23 +77,30 @@ def register_dataset(
     return register
 
 
-def register_sampler(name: str, *, nfe: Callable[[int], int] = lambda steps: steps) -> Callable[[T], T]:
+def register_sampler(
+    name: str, *, nfe: Callable[..., int] = lambda steps: steps, inverse: Callable[..., Tensor] | None = None
+) -> Callable[[T], T]:
     """`sampler=NAME`, from a function (denoiser, x_T, schedule, timesteps, **options) -> x_0 of x_T's shape.
 
     It has parameters for those options that it knows, of eta, variance, clip_denoised, noise and on_step, whose
-    meanings are those of `ddim.diffusion.sample`; what it has no parameter for cannot be asked of it.
+    meanings are those of `ddim.diffusion.sample`; what it has no parameter for cannot be asked of it. Any further
+    parameters, which need defaults, are options of its own: `sampler.PARAMETER`, a column of the results.
 
-    nfe: number of timesteps -> how often it calls the denoiser. Results say so, and it is checked.
+    Args:
+        nfe: number of timesteps -> how often it calls the denoiser; it is given those of the own options that it has
+            parameters for. Results say so, and it is checked.
+        inverse: (denoiser, x_0, schedule, timesteps, **own options) -> x_T, for `evaluation=reconstruction`.
 
     Raises:
-        UserError: the name is taken or no name.
+        UserError: the name is taken or no name, or an option has no default.
     """
 
     def register(function: T) -> T:
         _check_name("sampler", name, SAMPLERS)
-        SAMPLERS[name] = Sampler(function, nfe, _version(function))
+        own = {key: value for key, value in _defaults(function, skip=4, known=OPTIONS).items() if key not in OPTIONS}
+        SAMPLERS[name] = Sampler(function, nfe, own, inverse, _version(function))
         options = {"steps": [5, 10, 20, 50], "eta": 0.0, "tau": "${oc.select:dataset.tau,'???'}"}
-        _store("sampler", name, {"name": name, **options, "clip_denoised": False})
+        _store("sampler", name, {"name": name, **options, "clip_denoised": False, **own})
         return function
 
     return register
@@ -180,9 +186,12 @@ def _source_of(function: Callable[..., Any], channels: int, resolution: int, own
     return source
 
 
-def _defaults(function: Callable[..., Any], skip: int = 0) -> dict[str, Any]:
+def _defaults(function: Callable[..., Any], skip: int = 0, known: Collection[str] = ()) -> dict[str, Any]:
+    """{name: default} of the parameters after the first `skip`; those that are `known` need no default."""
     parameters = list(inspect.signature(function).parameters.values())[skip:]
     for parameter in parameters:
+        if parameter.name in known:
+            continue
         if parameter.default is inspect.Parameter.empty:
             raise UserError(f"the parameter {parameter.name} of {function.__name__} needs a default.")
     return {parameter.name: parameter.default for parameter in parameters}

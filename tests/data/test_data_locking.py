@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ddim.data.locking import locked
+from ddim.runs.locking import locked
 
 HOLD = """
 import sys, time

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ddim.denoisers import UNet
-from ddim.denoisers.naming import file_name
+from ddim.denoisers.formats.naming import file_name
 from ddim.denoisers.pretrained import open_pretrained
 from ddim.errors import UserError
 from ddim.export import export

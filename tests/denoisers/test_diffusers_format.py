@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ddim.denoisers.diffusers_config import SCHEDULER_DEFAULTS, SCHEDULERS, UNET_DEFAULTS, denoiser_config
-from ddim.denoisers.pretrained import UNSTATED, load_denoiser, open_pretrained
+from ddim.denoisers.formats.contents import UNSTATED
+from ddim.denoisers.formats.diffusers_config import SCHEDULER_DEFAULTS, SCHEDULERS, UNET_DEFAULTS, denoiser_config
+from ddim.denoisers.pretrained import load_denoiser, open_pretrained
 from ddim.diffusion import NoiseSchedule
 from ddim.errors import UserError
 

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from ddim.denoisers import UNet
-from ddim.denoisers.hub import is_hub_id
-from ddim.denoisers.naming import file_name
+from ddim.denoisers.formats.hub import is_hub_id
+from ddim.denoisers.formats.naming import file_name
 from ddim.denoisers.pretrained import open_pretrained
 from ddim.errors import UserError
 from ddim.export import export

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from ddim.denoisers import UNet
-from ddim.denoisers.official_format import infer_config
-from ddim.denoisers.pretrained import UNSTATED, load_denoiser, open_pretrained
+from ddim.denoisers.formats.contents import UNSTATED
+from ddim.denoisers.formats.official import infer_config
+from ddim.denoisers.pretrained import load_denoiser, open_pretrained
 from ddim.errors import UserError
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {

@@ -13,15 +13,11 @@ import pytest
 import torch
 
 from ddim.denoisers import UNet
-from ddim.denoisers.pretrained import (
-    UNSTATED,
-    Pretrained,
-    find_checkpoint,
-    load_denoiser,
-    open_pretrained,
-    read_checkpoint,
-)
+from ddim.denoisers.formats.contents import UNSTATED, Pretrained
+from ddim.denoisers.formats.own import read_checkpoint
+from ddim.denoisers.pretrained import load_denoiser, open_pretrained
 from ddim.errors import UserError
+from ddim.runs.locate import find_checkpoint
 
 DENOISER: dict[str, Any] = {
     "in_channels": 1,

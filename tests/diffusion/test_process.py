@@ -7,15 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddim.diffusion import (
-    NoiseSchedule,
-    eps_from_v,
-    eps_from_x0,
-    predict_x0,
-    q_sample,
-    v_from_eps,
-    x0_from_v,
-)
+from ddim.diffusion import NoiseSchedule, eps_from_v, eps_from_x0, predict_x0, q_sample, v_from_eps, x0_from_v
 
 SCHEDULE = NoiseSchedule.linear()
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)

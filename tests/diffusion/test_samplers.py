@@ -19,7 +19,7 @@ from ddim.diffusion import (
     select_timesteps,
     step_table,
 )
-from ddim.diffusion.samplers import eta_coefficients
+from ddim.diffusion.samplers.generalized import eta_coefficients
 
 LINEAR = NoiseSchedule.linear()
 taus = st.sets(st.integers(0, 999), min_size=1, max_size=12).map(sorted)

@@ -18,9 +18,9 @@ import traceback
 
 import torch
 
-import ddim.checkpoint_io
-import ddim.run
-from ddim.lit_module import DenoisingModule
+import ddim.command.evaluate
+import ddim.training.checkpoint_io
+from ddim.training.module import DenoisingModule
 
 # A pool of threads would not survive the fork.
 torch.set_num_threads(1)

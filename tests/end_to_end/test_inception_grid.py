@@ -12,10 +12,10 @@ from torch.utils.data import Dataset
 from ddim.data import build_datamodule
 from ddim.denoisers.pretrained import load_denoiser
 from ddim.diffusion import NoiseSchedule, NoiseSource
-from ddim.grid import grid_points
-from ddim.lit_module import DenoisingModule
+from ddim.diffusion.grid import grid_points
+from ddim.findings.files import read_results
 from ddim.metrics.inception import WEIGHTS_FILE
-from ddim.results import read_results
+from ddim.training.module import DenoisingModule
 
 
 class Images(Dataset):

@@ -16,8 +16,8 @@ import pytest
 import torch
 import yaml
 
-from ddim.offline_runs import offline_files, read_offline_run
-from ddim.results import read_results
+from ddim.findings.files import read_results
+from ddim.tracking.offline_runs import offline_files, read_offline_run
 
 EVALUATE = Path(__file__).resolve().parents[2] / "evaluate.py"
 GRID = ("sampler.eta=0,1", "sampler.steps=20,60", "evaluation.num_samples=120", "evaluation.batch_size=10")
@@ -163,7 +163,7 @@ def test_a_finished_evaluation_is_not_done_again(run_script, workplace, trained_
     saved = yaml.safe_load((directory / "overrides.yaml").read_text())
     assert f"checkpoint='{trained_run}/checkpoints/last.ckpt'" in saved and "sampler.steps=[2,3]" in saved
 
-    from ddim.lit_module import DenoisingModule
+    from ddim.training.module import DenoisingModule
 
     def no_sampling(*arguments, **more):
         raise AssertionError("sampled again")
@@ -228,7 +228,7 @@ def test_what_cannot_be_resumed_is_one_sentence(run_script, workplace, trained_r
 
 
 def test_only_one_evaluation_writes_to_a_directory(run_script, workplace, trained_run):
-    from ddim.data.locking import locked
+    from ddim.runs.locking import locked
 
     directory = workplace / "run"
     directory.mkdir()

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import torch
 
-from ddim.files import UNFINISHED
-from ddim.offline_runs import read_records
+from ddim.runs.files import UNFINISHED
+from ddim.tracking.offline_runs import read_records
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = 30

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ddim.denoisers.pretrained import read_checkpoint
-from ddim.results import read_results
+from ddim.denoisers.formats.own import read_checkpoint
+from ddim.findings.files import read_results
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TWO = ("trainer.accelerator=cpu", "trainer.devices=2")

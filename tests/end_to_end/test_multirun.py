@@ -11,10 +11,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from ddim.cli import sweep_arguments
+from ddim.command.arguments import sweep_arguments
+from ddim.command.hydra_callbacks import Sweep
 from ddim.errors import UserError
-from ddim.hydra_callbacks import Sweep
-from ddim.results import read_results
+from ddim.findings.files import read_results
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EVALUATION = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 
-from ddim import precision
-from ddim.results import read_results
+from ddim.findings.files import read_results
+from ddim.training import precision
 
 
 def test_distances_change_by_less_than_between_seeds(run_script, workplace, digits_run):

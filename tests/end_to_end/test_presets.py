@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from ddim.cli import evaluation_arguments, training_arguments
-from ddim.config import evaluation_config, training_config
+from ddim.command.arguments import evaluation_arguments, training_arguments
+from ddim.command.config import evaluation_config, training_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONF = REPOSITORY / "conf"

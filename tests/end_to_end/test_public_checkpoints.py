@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddim.denoisers.naming import file_name
+from ddim.denoisers.formats.naming import file_name
 from ddim.denoisers.pretrained import open_pretrained
-from ddim.results import GridResult, read_results
+from ddim.findings.files import read_results
+from ddim.findings.rows import GridResult
 
 GRID = ("sampler.eta=0,1", "sampler.steps=2", "evaluation.num_samples=70", "logger=none")
 # An official file states neither the images nor its resolution, and all official networks have 32 groups.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ddim.report import write_report
+from ddim.display.page.write import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMEDRIVER = shutil.which("chromedriver")

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ddim.denoisers.pretrained import load_denoiser, read_checkpoint
-from ddim.results import read_results
+from ddim.denoisers.formats.own import read_checkpoint
+from ddim.denoisers.pretrained import load_denoiser
+from ddim.findings.files import read_results
 
 EVALUATION = ("logger=csv", "evaluation.num_samples=70", "evaluation.grid_images=4")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from ddim.cli import evaluation_arguments
-from ddim.config import evaluation_config
-from ddim.paper import FID_SAMPLES, TABLES
+from ddim.command.arguments import evaluation_arguments
+from ddim.command.config import evaluation_config
+from ddim.findings.paper import FID_SAMPLES, TABLES
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

@@ -17,8 +17,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from ddim.callbacks import progress
-from ddim.callbacks.progress import GridProgress, TrainingProgress
+from ddim.display import progress
+from ddim.display.progress import GridProgress
+from ddim.training.callbacks.progress import TrainingProgress
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ESCAPE = "\x1b"

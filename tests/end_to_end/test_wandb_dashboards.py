@@ -15,10 +15,21 @@ from typing import Any
 
 import pytest
 
-from ddim.dashboard import AXES, CURVE, EVALUATE, KEYS, PICTURE, SAMPLING_STEPS, TRAIN, TRAINING_STEP, as_markdown, find
-from ddim.loggers import group_name
-from ddim.offline_runs import OfflineRun, offline_files, read_offline_run
-from ddim.wandb_logger import ARTIFACT_FILE, DashboardLogger, artifact_of
+from ddim.tracking.keys import (
+    AXES,
+    CURVE,
+    EVALUATE,
+    KEYS,
+    PICTURE,
+    SAMPLING_STEPS,
+    TRAIN,
+    TRAINING_STEP,
+    as_markdown,
+    find,
+)
+from ddim.tracking.loggers import group_name
+from ddim.tracking.offline_runs import OfflineRun, offline_files, read_offline_run
+from ddim.tracking.wandb_run import ARTIFACT_FILE, DashboardLogger, artifact_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Only `table=` logs it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from ddim.data.datamodule import ImageDataModule, Source
 from ddim.data.digits import Digits
 from ddim.data.image_folder import ImageFolder
 from ddim.data.options import Options
-from ddim.errors import UserError
+from ddim.errors import UserError, at_least
 
+# What a dataset's configuration says of the sampler and the evaluation, not of the images.
+DATASET_DEFAULTS = ("features", "tau", "table")
 SOURCES: dict[str, Callable[[Options, Path], Source]] = {
     "digits": Digits,
     "cifar10": Cifar10,
@@ -27,29 +30,38 @@ _ARRAYS = ("digits", "cifar10")
 
 
 def build_datamodule(
-    config: Mapping[str, Any], *, batch_size: int, eval_batch_size: int, num_workers: int, seed: int, cache_dir: Path
+    config: Mapping[str, Any],
+    *,
+    batch_size: int,
+    eval_batch_size: int | Callable[[int], int],
+    num_workers: int,
+    seed: int,
+    cache_dir: Path,
+    test_limit: int | None = None,
 ) -> ImageDataModule:
     """Build the datamodule of `config["name"]`, one of DATASETS, from the `dataset.*` settings; reads no image.
 
     Args:
-        batch_size, eval_batch_size: images per process and batch.
+        batch_size, eval_batch_size: images per process and batch; the latter may be a function of the resolution.
         num_workers: decoding processes, used only when the images do not live in memory.
         seed: decides the training order and the mirrored images.
         cache_dir: default place of downloads, and of what reading the image files has shown.
+        test_limit: how many images `test_dataloader` has, at most.
 
     Raises:
         UserError: a setting is unknown or wrong; the sentence names its key.
     """
+    options = Options(config)
+    name = options.choice("name", None, DATASETS)
+    source = SOURCES[name](options, Path(cache_dir))
+    at_once = eval_batch_size(source.resolution) if callable(eval_batch_size) else eval_batch_size
     for key, value, minimum in (
         ("batch_size", batch_size, 1),
-        ("eval_batch_size", eval_batch_size, 1),
+        ("eval_batch_size", at_once, 1),
         ("num_workers", num_workers, 0),
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise UserError(f"{key}={value} must be a whole number of at least {minimum}")
-    options = Options(config)
-    name = options.choice("name", None, DATASETS)
-    source = SOURCES[name](options, Path(cache_dir))
     # images that come as arrays are in memory anyway
     in_memory = options.choice("in_memory", "auto", ("auto", True) if name in _ARRAYS else ("auto", True, False))
     random_flip = options.boolean("random_flip", name in _PHOTOGRAPHS)
@@ -63,9 +75,50 @@ def build_datamodule(
         source,
         name=label or name,
         batch_size=batch_size,
-        eval_batch_size=eval_batch_size,
+        eval_batch_size=at_once,
         num_workers=num_workers,
         seed=seed,
         random_flip=random_flip,
         in_memory=in_memory,
+        test_limit=test_limit,
     )
+
+
+def load_data(
+    dataset: Mapping[str, Any], *, stage: str, seed: int, cache_dir: str | Path, **loader: Any
+) -> ImageDataModule:
+    """The data set, downloaded and checked.
+
+    Args:
+        stage: "fit" reads both splits, "test" the held-out one.
+        cache_dir: of all runs; downloads go to its folder `data`.
+        loader: as `build_datamodule` takes it.
+
+    Raises:
+        UserError: it is not to be had.
+    """
+    settings = {key: value for key, value in dataset.items() if key not in DATASET_DEFAULTS}
+    datamodule = build_datamodule(settings, seed=seed, cache_dir=Path(cache_dir) / "data", **loader)
+    datamodule.prepare_data()
+    datamodule.setup(stage)
+    return datamodule
+
+
+@dataclass
+class LoaderConfig:
+    """How images are put into batches.
+
+    Attributes:
+        batch_size: images per device and step.
+        eval_batch_size: images per device in validation, and in the sampling that goes on while training.
+        num_workers: decoding processes, used only when the images do not fit into memory.
+    """
+
+    batch_size: int = 128
+    eval_batch_size: int = 500
+    num_workers: int = 2
+
+    def check(self) -> None:
+        at_least("loader.batch_size", self.batch_size, 1)
+        at_least("loader.eval_batch_size", self.eval_batch_size, 1)
+        at_least("loader.num_workers", self.num_workers, 0)

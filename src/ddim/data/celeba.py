@@ -14,10 +14,10 @@ from typing import Any
 from ddim.data.cifar10 import network_timeout
 from ddim.data.decoding import RESIZE_FILTERS, Decoder
 from ddim.data.image_folder import find_images, split_by_hash
-from ddim.data.locking import locked
 from ddim.data.options import Options
 from ddim.data.splits import ON_BAD_IMAGE, FileSplit
 from ddim.errors import UserError
+from ddim.runs.locking import locked
 
 # left, top, right, bottom: rows 57-185 and columns 25-153 of the aligned image
 CROP = (25, 57, 153, 185)

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from ddim.data.locking import locked
 from ddim.data.options import Options
 from ddim.data.splits import ArraySplit
 from ddim.errors import UserError
+from ddim.runs.locking import locked
 
 NETWORK_TIMEOUT_SECONDS = 15.0
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ddim.data.loaders import Batches, InMemoryLoader, OnDiskImages, WorkerLoader
 from ddim.data.memory import available_memory
 from ddim.data.order import EvaluationBatches, TrainingBatches, TrainingOrder
+from ddim.data.space import Pixels
 from ddim.data.splits import ArraySplit, FileSplit
 from ddim.errors import UserError
 
@@ -53,17 +54,19 @@ class ImageDataModule(pl.LightningDataModule):
         seed: int,
         random_flip: bool,
         in_memory: bool | str,
+        test_limit: int | None = None,
     ) -> None:
         super().__init__()
         self.name: str = name
         self.channels: int = source.channels
         self.resolution: int = source.resolution
+        self.space = Pixels((source.channels, source.resolution, source.resolution))
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.seed = seed
         self.random_flip = random_flip
-        self.test_limit: int | None = None
+        self.test_limit = test_limit
         self._source = source
         self._in_memory = in_memory
         self._splits: dict[str, ArraySplit | FileSplit] = {}

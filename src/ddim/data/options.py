@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
-from ddim.paths import usable_path
+from ddim.runs.paths import usable_path
 
 # What each setting means, for docs/configuration.md. The last three are read by the sampler and the evaluation.
 MEANINGS = {

@@ -23,7 +23,6 @@ from ddim.data.decoding import BadImage, Decoder
 from ddim.errors import UserError
 
 log = logging.getLogger(__name__)
-
 ON_BAD_IMAGE = ("error", "skip")
 BLOCK = 256
 # Below this mean file size the interpreter, not the decoder, is the bottleneck, and threads only fight over its lock.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from ddim.denoisers.unet import UNet, build_denoiser
+from ddim.denoisers.build import build_denoiser
+from ddim.denoisers.unet import UNet
 
 __all__ = ["UNet", "build_denoiser"]

@@ -18,7 +18,6 @@ from ddim.denoisers import cpu
 
 NORM_EPS = 1e-6
 MAX_PERIOD = 10_000.0
-
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 

@@ -10,29 +10,22 @@ from pathlib import Path
 
 import torch
 
-from ddim.denoisers import hub
-from ddim.denoisers.contents import UNSTATED, WEIGHTS, Pretrained
-from ddim.denoisers.diffusers_format import from_diffusers, is_diffusers
-from ddim.denoisers.official_format import from_official
-from ddim.denoisers.own_format import (
-    FORMAT,
-    LAST_CHECKPOINT,
-    find_checkpoint,
-    from_own,
-    is_own,
-    read_checkpoint,
-)
-from ddim.denoisers.torch_file import ACCEPTED, read_torch_file
+from ddim.denoisers.formats import hub
+from ddim.denoisers.formats.contents import UNSTATED, WEIGHTS, Pretrained
+from ddim.denoisers.formats.diffusers import from_diffusers, is_diffusers
+from ddim.denoisers.formats.official import from_official
+from ddim.denoisers.formats.own import FORMAT, from_own, is_own, read_checkpoint
+from ddim.denoisers.formats.torch_file import ACCEPTED, read_torch_file
 from ddim.denoisers.unet import UNet
 from ddim.errors import UserError
-from ddim.paths import usable_path
+from ddim.runs.layout import LAST_CHECKPOINT
+from ddim.runs.paths import usable_path
 
 __all__ = [
     "FORMAT",
     "UNSTATED",
     "WEIGHTS",
     "Pretrained",
-    "find_checkpoint",
     "load_denoiser",
     "open_pretrained",
     "read_checkpoint",

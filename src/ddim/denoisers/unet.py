@@ -7,7 +7,6 @@ on both sides, so ``up.<level>`` meets the skip connections of ``down.<level>``.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -142,23 +141,6 @@ class UNet(nn.Module):
             )
         if t.shape != x.shape[:1]:
             raise ValueError(f"t must have shape ({x.shape[0]},) like the batch of x, got {tuple(t.shape)}")
-
-
-def build_denoiser(config: Mapping[str, Any]) -> UNet:
-    """Build a denoiser from its configuration: ``name`` ("unet") and that network's keyword arguments.
-
-    Raises:
-        ValueError: unknown name, unknown keys (the known ones are named), or values that the network refuses.
-    """
-    options = dict(config)
-    name = options.pop("name", None)
-    if name != "unet":
-        raise ValueError(f"denoiser.name is {name!r}; known denoisers: unet")
-    known = list(inspect.signature(UNet).parameters)
-    unknown = [str(key) for key in options if key not in known]
-    if unknown:
-        raise ValueError(f"unknown denoiser keys {', '.join(unknown)}; known keys: {', '.join(known)}")
-    return UNet(**options)
 
 
 def _list_of_ints(name: str, values: Sequence[int]) -> list[int]:

@@ -3,26 +3,19 @@
 It depends on torch alone and does not know what x is: any tensor (N, ...) will do.
 """
 
-from ddim.diffusion.inversion import encode
-from ddim.diffusion.loss import WEIGHTINGS, loss_weights, simple_loss
 from ddim.diffusion.noise import STREAMS, NoiseSource, slerp
+from ddim.diffusion.objectives import WEIGHTINGS, loss_weights, simple_loss
 from ddim.diffusion.process import eps_from_v, eps_from_x0, predict_x0, q_sample, v_from_eps, x0_from_v
-from ddim.diffusion.rules import SAMPLERS, Sampler
-from ddim.diffusion.samplers import (
-    VARIANCES,
-    Denoiser,
-    Noise,
-    StepCoefficients,
-    StepState,
-    generalized_step,
-    sample,
-    step_table,
-)
+from ddim.diffusion.samplers.base import Denoiser, Noise, StepState
+from ddim.diffusion.samplers.encoding import encode
+from ddim.diffusion.samplers.generalized import VARIANCES, StepCoefficients, generalized_step, sample, step_table
+from ddim.diffusion.samplers.table import OPTIONS, SAMPLERS, Sampler
 from ddim.diffusion.schedule import BUILT_IN, SCHEDULES, NoiseSchedule
 from ddim.diffusion.tau import SPACINGS, explicit_timesteps, select_timesteps
 
 __all__ = [
     "BUILT_IN",
+    "OPTIONS",
     "SAMPLERS",
     "SCHEDULES",
     "SPACINGS",

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 STREAMS = ("initial", "step", "training", "validation")
-
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)

@@ -16,6 +16,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from ddim.errors import UserError
+
 # A thousand times what anybody trains with; a mistyped number must not fill the memory.
 MAX_TIMESTEPS = 1_000_000
 BUILT_IN = ("linear", "cosine", "scaled_linear", "sigmoid")
@@ -197,3 +199,13 @@ def _alpha_bar_of_curve(curve: list[float], max_beta: float) -> Tensor:
         raise ValueError(f"max_beta must be in (0, 1), got {max_beta!r}")
     betas = [min(1 - after / before, max_beta) if before > 0 else max_beta for before, after in pairwise(curve)]
     return torch.cumprod(1 - torch.tensor(betas, dtype=torch.float64), dim=0)
+
+
+def build_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
+    """The noise schedule that `{name: ..., **parameters}` describes."""
+    parameters = dict(config)
+    name = parameters.pop("name", None)
+    try:
+        return NoiseSchedule.from_name(name, **parameters)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise UserError(f"schedule={dict(config)} cannot be built: {error}") from error

@@ -21,7 +21,6 @@ from torch import Tensor
 from ddim.metrics.manifold import neighbour_radii
 
 logger = logging.getLogger(__name__)
-
 # Changes with the way in which what is kept here is computed.
 VERSION = 1
 # What reading a damaged or foreign .npz raises, pickled arrays (which are refused) included.

@@ -32,7 +32,6 @@ class Metric:
 
 MEASURES: dict[str, Metric | None] = dict.fromkeys(("frechet_distance", "kid", "precision_recall", "inception_score"))
 METRICS = MEASURES.keys()
-
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
 NEIGHBOURS = 3

@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import tempfile
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from ddim.errors import UserError
 from ddim.metrics.features import FeatureExtractor, Features
 
 logger = logging.getLogger(__name__)
-
 WEIGHTS_URL: str = URL_INCEPTION_V3
 WEIGHTS_FILE = WEIGHTS_URL.rsplit("/", 1)[-1]
 # torch.hub's convention: the file's name ends in the first digits of its SHA-256.

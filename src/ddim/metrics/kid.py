@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 DEGREE, OFFSET = 3, 1
-
 # The sum of the reference's kernel off the diagonal, by subset; the key says which subsets these are.
 KernelSums = MutableMapping[tuple[int, int, int, int], list[np.float32]]
 

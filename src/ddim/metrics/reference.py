@@ -23,10 +23,9 @@ from ddim.metrics.features import FeatureExtractor
 from ddim.metrics.kid import KernelSums
 from ddim.metrics.moments import RunningMoments, symmetric_root
 from ddim.metrics.reservoir import Reservoir
-from ddim.paths import usable_path
+from ddim.runs.paths import usable_path
 
 logger = logging.getLogger(__name__)
-
 FORMAT = 2
 # What in a data set's provenance says which images these are. Everything else says how they were made from their
 # files, whatever may be added to it: a setting that is not known here must not go unnoticed.

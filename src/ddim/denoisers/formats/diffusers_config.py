@@ -1,0 +1,219 @@
+"""What a diffusers `config.json` of a UNet2DModel and a `scheduler_config.json` mean here, or why they cannot be used.
+
+Keys that a file leaves out have the defaults of diffusers' classes, which are repeated here because diffusers need not
+be installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ddim.denoisers.formats.weights import refuse, resolution_of
+
+UNET_CLASS = "UNet2DModel"
+UNET_DEFAULTS: dict[str, Any] = {
+    "sample_size": None,
+    "in_channels": 3,
+    "out_channels": 3,
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "time_embedding_dim": None,
+    "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
+    "mid_block_type": "UNetMidBlock2D",
+    "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": [224, 448, 672, 896],
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "downsample_padding": 1,
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "dropout": 0.0,
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": None,
+    "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "default",
+    "add_attention": True,
+    "class_embed_type": None,
+    "num_class_embeds": None,
+    "num_train_timesteps": None,
+}
+# What our UNet is, in diffusers' words.
+UNET_NEEDED: dict[str, Any] = {
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "freq_shift": 1,
+    "flip_sin_to_cos": False,
+    "mid_block_type": "UNetMidBlock2D",
+    "mid_block_scale_factor": 1,
+    "downsample_padding": 0,
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "norm_eps": 1e-6,
+    "resnet_time_scale_shift": "default",
+    "add_attention": True,
+    "class_embed_type": None,
+    "num_class_embeds": None,
+}
+ACTIVATIONS = ("silu", "swish")
+# Added to the configuration by EMAModel.save_pretrained.
+EMA_KEYS = (
+    "decay",
+    "min_decay",
+    "optimization_step",
+    "update_after_step",
+    "use_ema_warmup",
+    "inv_gamma",
+    "power",
+)
+# Written by our export and ignored by diffusers, as all keys with an underscore.
+OUR_WEIGHTS_KEY = "_ddim_weights"
+OUR_SCHEDULE_KEY = "_ddim_schedule"
+SCHEDULER_DEFAULTS: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "prediction_type": "epsilon",
+    "rescale_betas_zero_snr": False,
+}
+SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")
+SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+
+
+def denoiser_config(given: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """The configuration of our UNet that is the same function as diffusers' UNet2DModel of configuration `given`.
+
+    Raises:
+        UserError: there is none; the message names the first three keys that differ, with what is needed.
+    """
+    sentence = f"the UNet in {origin} is not one that the UNet of DDPM can represent"
+    class_name = given.get("_class_name", UNET_CLASS)
+    refuse([f"_class_name is {class_name!r} instead of {UNET_CLASS!r}"] if class_name != UNET_CLASS else [], sentence)
+    config = {**UNET_DEFAULTS, **given}
+    unknown = [key for key in given if not key.startswith("_") and key not in {*UNET_DEFAULTS, *EMA_KEYS}]
+    problems = [f"{key} (={given[key]!r}) is not known" for key in unknown if given[key] not in (None, False)]
+    problems += [
+        f"{key} is {config[key]!r}{'' if key in given else ' (by default)'} instead of {needed!r}"
+        for key, needed in UNET_NEEDED.items()
+        if config[key] != needed
+    ]
+    if config["act_fn"] not in ACTIVATIONS:
+        problems.append(f"act_fn is {config['act_fn']!r} instead of 'silu'")
+    for key in ("in_channels", "out_channels", "layers_per_block", "norm_num_groups"):
+        if not _is_positive_int(config[key]):
+            problems.append(f"{key} is {config[key]!r} instead of a positive integer")
+    widths = config["block_out_channels"]
+    if not isinstance(widths, list) or not widths or not all(map(_is_positive_int, widths)):
+        problems.append(f"block_out_channels is {widths!r} instead of a list of positive integers")
+        refuse(problems, sentence)
+    problems += _problems_of_blocks(config, widths, "attention_head_dim" in given)
+    refuse(problems, sentence)
+
+    attends = [kind == "AttnDownBlock2D" for kind in config["down_block_types"]]
+    size = config["sample_size"][0] if isinstance(config["sample_size"], list) else config["sample_size"]
+    if size is None:
+        places = resolution_of(attends)
+    else:
+        attention_resolutions = [size >> level for level, attention in enumerate(attends) if attention]
+        places = {"resolution": size, "attention_resolutions": attention_resolutions}
+    return {
+        "name": "unet",
+        "in_channels": config["in_channels"],
+        "out_channels": config["out_channels"],
+        "base_channels": widths[0],
+        "channel_mult": [width // widths[0] for width in widths],
+        "num_res_blocks": config["layers_per_block"],
+        "dropout": config["dropout"],
+        "norm_groups": config["norm_num_groups"],
+        **places,
+    }
+
+
+def schedule_config(given: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """The noise schedule that a diffusers scheduler's configuration states.
+
+    Raises:
+        UserError: it is not one of ours, or the network does not predict the noise.
+    """
+    sentence = (
+        f"the scheduler in {origin} cannot be used (to ignore it, copy config.json and the weights into a "
+        "folder of their own and name the schedule yourself)"
+    )
+    class_name = given.get("_class_name", SCHEDULERS[0])
+    if class_name not in SCHEDULERS:
+        refuse([f"_class_name is {class_name!r} instead of one of {', '.join(SCHEDULERS)}"], sentence)
+    config = {**SCHEDULER_DEFAULTS, **given}
+    problems = [
+        f"{key} is {config[key]!r} instead of {needed!r}"
+        for key, needed in (("prediction_type", "epsilon"), ("rescale_betas_zero_snr", False))
+        if config[key] != needed
+    ]
+    steps, betas, ours = config["num_train_timesteps"], config["trained_betas"], config.get(OUR_SCHEDULE_KEY)
+    if not _is_positive_int(steps):
+        problems.append(f"num_train_timesteps is {steps!r} instead of a positive integer")
+    stated = isinstance(ours, dict) and isinstance(ours.get("name"), str) and ours.get("num_timesteps") == steps
+    if betas is not None and not stated:
+        problems.append("trained_betas is a list of numbers instead of a named beta_schedule")
+    if not isinstance(config["beta_schedule"], str) or config["beta_schedule"] not in SCHEDULES:
+        problems.append(f"beta_schedule is {config['beta_schedule']!r} instead of one of {', '.join(SCHEDULES)}")
+    start, end = config["beta_start"], config["beta_end"]
+    if not all(isinstance(beta, (int, float)) for beta in (start, end)) or not 0 < start <= end < 1:
+        problems.append(f"beta_start and beta_end are {start!r} and {end!r} instead of 0 < beta_start <= beta_end < 1")
+    refuse(problems, sentence)
+    if betas is not None:
+        assert isinstance(ours, dict)
+        return dict(ours)
+    schedule = {"name": SCHEDULES[config["beta_schedule"]], "num_timesteps": steps}
+    if schedule["name"] != "cosine":
+        schedule |= {"beta_start": float(start), "beta_end": float(end)}
+    return schedule
+
+
+def _problems_of_blocks(config: Mapping[str, Any], widths: list[int], head_dim_given: bool) -> list[str]:
+    """What is wrong with the keys whose needed value depends on other keys."""
+    problems = [
+        f"block_out_channels[{level}] is {width}, no multiple of the first, {widths[0]}"
+        for level, width in enumerate(widths)
+        if width % widths[0]
+    ]
+    kinds = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("UpBlock2D", "AttnUpBlock2D")}
+    for key, known in kinds.items():
+        types = config[key]
+        if not isinstance(types, list) or len(types) != len(widths):
+            problems.append(f"{key} is {types!r} instead of a list of {len(widths)} names")
+            return problems
+        problems += [
+            f"{key}[{index}] is {kind!r} instead of {' or '.join(known)}"
+            for index, kind in enumerate(types)
+            if kind not in known
+        ]
+    attends = [str(kind).startswith("Attn") for kind in config["down_block_types"]]
+    if [str(kind).startswith("Attn") for kind in reversed(config["up_block_types"])] != attends:
+        problems.append("up_block_types has attention at other levels than down_block_types")
+    # One head as wide as its level, which is what None means, is all our attention has.
+    attending = [width for width, attention in zip(widths, attends, strict=True) if attention] + [widths[-1]]
+    head_dim = config["attention_head_dim"]
+    if head_dim is not None and any(width != head_dim for width in attending):
+        by_default = "" if head_dim_given else " (by default)"
+        problems.append(f"attention_head_dim is {head_dim!r}{by_default} instead of None")
+    for key, implied in (
+        ("attn_norm_num_groups", config["norm_num_groups"]),
+        ("time_embedding_dim", 4 * widths[0]),
+    ):
+        if config[key] not in (None, implied):
+            problems.append(f"{key} is {config[key]!r} instead of {implied}")
+    size = config["sample_size"]
+    square = size[0] if isinstance(size, list) and len(size) == 2 and size[0] == size[1] else size
+    if square is not None and not _is_positive_int(square):
+        problems.append(f"sample_size is {size!r} instead of one positive integer")
+    return problems
+
+
+def _is_positive_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

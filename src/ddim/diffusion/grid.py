@@ -1,0 +1,199 @@
+"""The evaluation grid as values: which (τ, S, η) are sampled, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddim.diffusion.samplers.table import SAMPLERS
+from ddim.diffusion.schedule import NoiseSchedule
+from ddim.diffusion.tau import SPACINGS, explicit_timesteps, select_timesteps
+from ddim.errors import UserError
+
+NAMED_VARIANCES = ("sigma_hat", "sigma_hat_official")
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """One setting of the sampler.
+
+    Attributes:
+        steps: S as it was asked for; the official quadratic rule repeats timesteps, so fewer may be distinct.
+        eta: η in [0, 1]; 1 for the σ̂ variants, whose mean it is.
+        variance: "eta", "sigma_hat" or "sigma_hat_official" (see `ddim.diffusion.sample`).
+        tau: "linear", "quadratic" or "explicit".
+        timesteps: the increasing sub-sequence that is sampled; of ddim its length is the number of network calls.
+        clip_denoised: whether the predicted x_0 is clipped to [-1, 1].
+        sampler: the rule, one of `ddim.diffusion.SAMPLERS`.
+        options: (name, value) of the rule's own options, by name; all of them where it has any.
+    """
+
+    steps: int
+    eta: float
+    variance: str
+    tau: str
+    timesteps: tuple[int, ...]
+    clip_denoised: bool = False
+    sampler: str = "ddim"
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def nfe(self) -> int:
+        """How often the network runs for an image."""
+        return SAMPLERS[self.sampler].calls(len(self.timesteps), dict(self.options))
+
+    def timesteps_tensor(self) -> Tensor:
+        return torch.tensor(self.timesteps, dtype=torch.long)
+
+
+def grid_points(
+    schedule: NoiseSchedule,
+    *,
+    steps: Any,
+    etas: Any,
+    tau: Any,
+    clip_denoised: bool = False,
+    prefix: str = "sampler",
+    sampler: str = "ddim",
+    options: Mapping[str, Any] | None = None,
+) -> list[GridPoint]:
+    """All (η, S) in the order η-major, S-minor.
+
+    Args:
+        schedule: decides which timesteps there are.
+        steps: S or a list of them; not used when `tau` is an explicit list.
+        etas: values in [0, 1], "sigma_hat" or "sigma_hat_official", or a list of them.
+        tau: a spacing's name, several of them, or one explicit increasing list of timesteps.
+        prefix: where these values stand in the configuration, for the error messages.
+        sampler: the rule, one of `ddim.diffusion.SAMPLERS`.
+        options: the rule's own options, where they are not its defaults.
+
+    Raises:
+        UserError: naming the first value that is wrong.
+    """
+    selections = _selections(schedule, steps, tau, prefix)
+    variances = [_parse_eta(eta, f"{prefix}.eta") for eta in _as_list(etas, f"{prefix}.eta")]
+    _check_sampler(sampler, variances, clip_denoised, prefix)
+    own = _options(sampler, options or {})
+    points = [
+        GridPoint(count, eta, variance, name, timesteps, clip_denoised, sampler, own)
+        for eta, variance in variances
+        for count, name, timesteps in selections
+    ]
+    if len(set(points)) != len(points):
+        raise UserError(f"{prefix}.steps={steps} with {prefix}.eta={etas} names a grid point twice.")
+    return points
+
+
+def _check_sampler(name: str, variances: Sequence[tuple[float, str]], clip_denoised: bool, prefix: str) -> None:
+    if name not in SAMPLERS:
+        raise UserError(f"sampler.name={name} is not known; choose one of {', '.join(SAMPLERS)}.")
+    rule = SAMPLERS[name]
+    for eta, variance in variances:
+        if (eta != 0 and not rule.takes("eta")) or (variance != "eta" and not rule.takes("variance")):
+            given = eta if variance == "eta" else variance
+            alone = "0" if not rule.takes("eta") else "a number"
+            raise UserError(f"{prefix}.eta={given} is not possible with sampler.name={name}; take {alone}.")
+    if clip_denoised and not rule.takes("clip_denoised"):
+        raise UserError(f"sampler.clip_denoised=true is not possible with sampler.name={name}; take false.")
+
+
+def _options(sampler: str, given: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """The rule's own options, all of them, as a point holds them. Raises `UserError` for one that it does not have."""
+    known = SAMPLERS[sampler].options
+    for name, value in given.items():
+        if name not in known:
+            has = f"its own are {', '.join(known)}" if known else "it has none of its own"
+            raise UserError(f"sampler.{name}={value} is no option of sampler.name={sampler}; {has}.")
+    values = {**known, **given}
+    return tuple((name, _hashable(values[name])) for name in sorted(values))
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
+
+
+def _selections(schedule: NoiseSchedule, steps: Any, tau: Any, prefix: str) -> list[tuple[int, str, tuple[int, ...]]]:
+    if isinstance(tau, Sequence) and not isinstance(tau, str) and tau and all(isinstance(name, str) for name in tau):
+        return [selection for name in tau for selection in _selections(schedule, steps, name, prefix)]
+    if not isinstance(tau, str | Sequence):
+        raise UserError(f"{prefix}.tau={tau} must be one of {', '.join(SPACINGS)} or a list of timesteps.")
+    if not isinstance(tau, str):
+        try:
+            chosen = explicit_timesteps(schedule.num_timesteps, list(tau))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{prefix}.tau={tau} is not usable: {error}") from error
+        return [(len(chosen), "explicit", tuple(chosen.tolist()))]
+    if tau not in SPACINGS:
+        raise UserError(f"{prefix}.tau={tau} is not known; choose one of {', '.join(SPACINGS)} or a list of timesteps.")
+    selections = []
+    for count in _as_list(steps, f"{prefix}.steps"):
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= schedule.num_timesteps:
+            raise UserError(
+                f"{prefix}.steps={count} must be a whole number from 1 to {schedule.num_timesteps}, "
+                "the timesteps of the schedule."
+            )
+        chosen = select_timesteps(schedule.num_timesteps, count, tau)
+        selections.append((count, tau, tuple(chosen.tolist())))
+    return selections
+
+
+def _parse_eta(eta: Any, key: str) -> tuple[float, str]:
+    if eta in NAMED_VARIANCES:
+        return 1.0, eta
+    if isinstance(eta, bool) or not isinstance(eta, int | float) or not 0 <= eta <= 1:
+        raise UserError(f"{key}={eta} must be a number from 0 to 1, {' or '.join(NAMED_VARIANCES)}.")
+    return float(eta), "eta"
+
+
+def _as_list(value: Any, key: str) -> list[Any]:
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if not values:
+        raise UserError(f"{key}=[] is empty; give at least one value.")
+    return values
+
+
+@dataclass
+class SamplerConfig:
+    """The grid: every number of steps with every η. `steps` and `eta` are one value or a list.
+
+    Attributes:
+        steps (whole number, or a list): S, the length of τ.
+        eta (0 ... 1, sigma_hat, sigma_hat_official; or a list): η of eq. 16; sigma_hat is the paper's larger variance,
+            sigma_hat_official as the official code samples it (x_0 clipped, no noise in the last step).
+        tau (linear, quadratic, several of them, or a list of timesteps): how the S timesteps are chosen.
+        clip_denoised: clip the predicted x_0 to [-1, 1] in every step.
+        name: the rule: ddim, which with η is the paper's whole family, or one of your own (docs/extending.md).
+        options: the rule's own options; each may also be given as `sampler.NAME`.
+    """
+
+    steps: Any = field(default_factory=lambda: [5, 10, 20, 50])
+    eta: Any = field(default_factory=lambda: [0.0, 0.5, 1.0])
+    tau: Any = "linear"
+    clip_denoised: bool = False
+    name: str = "ddim"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def with_options(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The group's values with those that a sampler of this name has for itself gathered under `options`."""
+        own = SAMPLERS[values["name"]].options if values.get("name") in SAMPLERS else {}
+        mine = {name: value for name, value in values.items() if name in own}
+        rest = {name: value for name, value in values.items() if name not in own}
+        return {**rest, "options": {**mine, **(values.get("options") or {})}}
+
+    def points(self, schedule: NoiseSchedule, prefix: str = "sampler") -> list[GridPoint]:
+        return grid_points(
+            schedule,
+            steps=self.steps,
+            etas=self.eta,
+            tau=self.tau,
+            clip_denoised=self.clip_denoised,
+            prefix=prefix,
+            sampler=self.name,
+            options=self.options,
+        )

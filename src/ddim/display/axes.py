@@ -1,0 +1,47 @@
+"""How all plots against S look: palette, grid, ticks that say the S that were run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import AutoLocator, FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+# Okabe and Ito's palette, told apart by colour-blind readers; its yellow is left out because it is faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def label_axes(axes: Axes, ylabel: str, xlabel: str = "S (sampling steps)") -> None:
+    axes.set_xlabel(xlabel, fontsize=12)
+    axes.set_ylabel(ylabel, fontsize=12)
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=11)
+
+
+def set_ticks(axes: Axes, all_steps: Sequence[int], low: float, high: float, label_width: float = 0.05) -> None:
+    """Limits and ticks for S in `all_steps` (sorted) and values from `low` to `high`; a linear value axis begins at 0.
+
+    label_width: the part of the S axis that a label takes; of steps that are closer together, the smallest is labelled.
+    """
+    ratio = all_steps[-1] / all_steps[0]
+    margin = max(ratio**0.04, 1.1)
+    axes.set_xlim(all_steps[0] / margin, all_steps[-1] * margin)
+    shown = [all_steps[0]]
+    for steps in all_steps[1:]:
+        if steps >= shown[-1] * ratio**label_width:
+            shown.append(steps)
+    axes.xaxis.set_major_locator(FixedLocator(shown))
+    if axes.get_yscale() == "log":
+        decades, margin = math.log10(high / low), max((high / low) ** 0.06, 1.15)
+        axes.set_ylim(low / margin, high * margin)
+        subs = (1.0,) if decades > 4 else (1.0, 2.0, 5.0)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs) if decades > 0.9 else AutoLocator())
+    else:
+        axes.set_ylim(0, max(high, 1e-12) * 1.08)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:.10g}"))
+        axis.set_minor_locator(NullLocator())

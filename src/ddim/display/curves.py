@@ -1,0 +1,63 @@
+"""Plots of the parts of an evaluation that are not the grid: some quantity against S, one line per setting."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ddim.display.axes import COLOURS, MARKERS, label_axes, set_ticks
+from ddim.findings.telling import Panel
+
+
+def steps_figure(panels: Sequence[Panel], title: str, subtitle: str = "") -> Image.Image:
+    """The panels side by side, 1,400 pixels wide; S is on a log axis whose ticks are the S that were run."""
+    figure = Figure(figsize=(10.0, 6.2 if len(panels) == 1 else 5.4), dpi=140, facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.15)
+    canvas = FigureCanvasAgg(figure)
+    heading = "\n".join(textwrap.wrap(title, 80))
+    figure.suptitle(heading, fontsize=15, x=0.02, ha="left")
+    axes_row = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, panel in zip(axes_row, panels, strict=True):
+        _draw(axes, panel)
+    if subtitle:
+        figure.supxlabel("\n".join(textwrap.wrap(subtitle, 125)), fontsize=10, color="#444444", x=0.02, ha="left")
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log" if panel.log else "linear")
+    drawn: list[tuple[int, float]] = []
+    for number, (label, points) in enumerate(panel.lines.items()):
+        known = sorted((s, v) for s, v in points if v is not None and math.isfinite(v) and (v > 0 or not panel.log))
+        if known:
+            drawn += known
+            axes.plot(
+                *zip(*known, strict=True),
+                color=COLOURS[number % len(COLOURS)],
+                marker=MARKERS[number % len(MARKERS)],
+                linewidth=2,
+                markersize=8,
+                markeredgecolor="white",
+                label=label.replace("σ̂", r"$\hat{\sigma}$"),
+            )
+    label_axes(axes, panel.ylabel)
+    if not drawn:
+        axes.text(0.5, 0.5, "nothing that these axes can show", transform=axes.transAxes, ha="center", fontsize=12)
+        return
+    values = [value for _, value in drawn]
+    if panel.level is not None and (panel.level[0] > 0 or not panel.log):
+        value, text = panel.level
+        values.append(value)
+        axes.axhline(value, color="#555555", linestyle=(0, (6, 4)), linewidth=1.5, zorder=1, label=text)
+    set_ticks(axes, sorted({steps for steps, _ in drawn}), min(values), max(values), label_width=0.08)
+    if len(axes.lines) > 1:
+        axes.legend(frameon=False, fontsize=11, loc="best")

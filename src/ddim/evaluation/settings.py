@@ -1,0 +1,117 @@
+"""The `evaluation` group: which questions are asked of a network, and how each is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Any
+
+from ddim.diffusion import NoiseSchedule
+from ddim.diffusion.grid import GridPoint, SamplerConfig
+from ddim.errors import UserError, at_least, one_of, some_of
+from ddim.evaluation.studies.consistency import Consistency
+from ddim.evaluation.studies.diversity import Diversity
+from ddim.evaluation.studies.grid import EvaluationGrid
+from ddim.evaluation.studies.interpolation import Interpolation
+from ddim.evaluation.studies.reconstruction import Reconstruction
+from ddim.evaluation.studies.trajectory import Trajectory
+from ddim.evaluation.study import HELD_OUT, Study
+from ddim.findings.parts import PARTS
+from ddim.metrics import FEATURES, METRICS
+from ddim.runs.paths import usable_path
+
+STUDIES: dict[str, type[Study]] = {
+    study.name: study for study in (EvaluationGrid, Reconstruction, Consistency, Interpolation, Trajectory, Diversity)
+}
+
+
+@dataclass
+class GeneralSettings:
+    """What is asked of a trained network.
+
+    Attributes:
+        parts (name, or a list): of PARTS.
+        weights (ema, raw): which weights of the checkpoint are sampled.
+        num_samples: exactly this many images enter every metric of a point.
+        batch_size: images that are sampled at once by each process, halved where memory runs out; null: by the size
+            of the images and the device.
+        features: what distances are measured on, one of FEATURES; only inception-v3-compat makes a FID.
+        metrics (name, or a list): of METRICS.
+        reference: a published `.npz` with `mu` and `sigma`; null computes them from the data set and caches them.
+        reference_split (train, test): whose images samples are compared with.
+        floor: whether real held-out images are measured against the same reference.
+        loss_images: held-out images whose loss is computed first.
+        grid_images: images shown per grid point, from the same latents.
+        partial_every_seconds: how often the samples of an unfinished point are kept, for the case that it is killed.
+    """
+
+    parts: Any = field(default_factory=lambda: ["grid"])
+    weights: str = "ema"
+    num_samples: int = 1000
+    batch_size: int | None = None
+    features: str = "pixels"
+    metrics: Any = field(default_factory=lambda: list(METRICS))
+    reference: str | None = None
+    reference_split: str = "train"
+    floor: bool = True
+    loss_images: int = 512
+    grid_images: int = 64
+    partial_every_seconds: float = 30.0
+
+    def check(self) -> None:
+        self.parts = some_of("evaluation.parts", self.parts, tuple(PARTS))
+        if len(set(self.parts)) != len(self.parts):
+            raise UserError(f"evaluation.parts={self.parts} names a part twice.")
+        one_of("evaluation.weights", self.weights, ("ema", "raw"))
+        at_least("evaluation.num_samples", self.num_samples, 2)
+        if self.batch_size is not None:
+            at_least("evaluation.batch_size", self.batch_size, 1)
+        at_least("evaluation.loss_images", self.loss_images, 1)
+        at_least("evaluation.grid_images", self.grid_images, 1)
+        if not self.partial_every_seconds >= 0:
+            raise UserError(
+                f"evaluation.partial_every_seconds={self.partial_every_seconds} must be a number of at least 0; "
+                "inf keeps nothing of unfinished points."
+            )
+        one_of("evaluation.features", self.features, FEATURES)
+        self.metrics = some_of("evaluation.metrics", self.metrics, METRICS)
+        one_of("evaluation.reference_split", self.reference_split, ("train", "test"))
+        if self.reference is not None and not usable_path(self.reference, "evaluation.reference").is_file():
+            raise UserError(f"evaluation.reference={self.reference} is not a file; give a .npz with mu and sigma.")
+        for name in self.parts:
+            if self.reference is not None and HELD_OUT in STUDIES[name].needs:
+                raise UserError(
+                    f"evaluation.reference={self.reference} holds no features of single images, which "
+                    f"evaluation={name} compares with; leave evaluation.reference out or {name} out of "
+                    "evaluation.parts."
+                )
+        for name in STUDIES:
+            getattr(self, name, _NOTHING).check(f"evaluation.{name}")
+
+
+class _Nothing:
+    def check(self, key: str) -> None:
+        """Of a study without settings."""
+
+
+_NOTHING = _Nothing()
+
+
+def evaluation_schema() -> type[GeneralSettings]:
+    """The schema of the group: the general settings, and those of every study that is known now as `<name>`."""
+    own = [
+        (name, study.Settings, field(default_factory=study.Settings))
+        for name, study in STUDIES.items()
+        if fields(study.Settings)
+    ]
+    return make_dataclass(
+        "EvaluationConfig", own, bases=(GeneralSettings,), namespace={"__doc__": GeneralSettings.__doc__}
+    )
+
+
+def plan(sampler: SamplerConfig, evaluation: Any, schedule: NoiseSchedule) -> dict[str, list[GridPoint]]:
+    """The points that each part of an evaluation samples, in the order of `evaluation.parts`.
+
+    Raises:
+        UserError: naming the first value that is wrong.
+    """
+    return {name: STUDIES[name].grid(getattr(evaluation, name, None), sampler, schedule) for name in evaluation.parts}

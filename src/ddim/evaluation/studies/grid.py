@@ -1,0 +1,192 @@
+"""The evaluation grid: sample every (τ, S, η), extract features, measure. Images never touch the disk on the way."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from ddim.diffusion import NoiseSchedule
+from ddim.diffusion.grid import GridPoint, SamplerConfig
+from ddim.evaluation.kept.finished import Finished, Kept
+from ddim.evaluation.sampling import Generation, generate
+from ddim.evaluation.study import FEATURES, REFERENCE, Bar, Material, Progress, Study, partial_of, recall
+from ddim.evaluation.subject import Subject
+from ddim.findings.parts.grid import caption, pictures
+from ddim.findings.rows import COLUMNS, Floor, GridResult
+from ddim.findings.telling import Findings
+from ddim.metrics import MEASURES, FeatureExtractor, compute_metrics
+from ddim.metrics.measure import Measure, features_name
+from ddim.runs.processes import place
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class GridSettings:
+    """The grid has none of its own: `sampler` says what is sampled, `evaluation` how it is measured."""
+
+    def check(self, key: str) -> None:
+        """Nothing can be wrong."""
+
+
+class EvaluationGrid(Study):
+    """Measures every grid point and says its row, its first images, and at the end all of them side by side.
+
+    What an earlier attempt has finished is taken from there, and long points go on where they were.
+
+    Args:
+        points: what is sampled.
+        measure: features, reference and metrics.
+        num_samples: exactly this many images enter every metric.
+        keep_images: shown per point.
+    """
+
+    name = "grid"
+    Settings = GridSettings
+    needs: ClassVar[frozenset[str]] = frozenset({FEATURES, REFERENCE})
+
+    def __init__(
+        self, points: Sequence[GridPoint], *, measure: Measure, num_samples: int, keep_images: int = 64
+    ) -> None:
+        self.points = list(points)
+        self.measure = measure
+        self.num_samples = num_samples
+        self.keep_images = keep_images
+
+    @classmethod
+    def grid(cls, settings: GridSettings, sampler: SamplerConfig, schedule: NoiseSchedule) -> list[GridPoint]:
+        return sampler.points(schedule)
+
+    @classmethod
+    def of(cls, settings: GridSettings, points: Sequence[GridPoint], material: Material) -> EvaluationGrid:
+        assert material.measure is not None
+        measure = material.measure
+        warn_of_few_samples("evaluation.num_samples", material.num_samples, measure.extractor, measure.metrics)
+        return cls(points, measure=measure, num_samples=material.num_samples, keep_images=material.grid_images)
+
+    def plan(self) -> str:
+        return f"{len(self.points)} grid points of {self.num_samples:,} images"
+
+    def run(self, subject: Subject, kept: Kept, say: Findings, progress: Progress) -> None:
+        self.measure.extractor.to(subject.device)
+        floor = floor_of(self.measure)
+        say.beside(floor=floor)
+        wanted = {point: self._depends_on(point, subject) for point in self.points}
+        # Names may have changed where the things have not.
+        found = {
+            point: Finished({**known.row, **subject.identity}, known.images)
+            for point, known in recall(self.name, wanted, subject, kept).items()
+        }
+        say.begin(self.points, {point: (known.row, known.images) for point, known in found.items()})
+        for point in found:
+            self._forget_partial(point, subject, kept)
+        with progress([point.nfe for point in self.points]) as bar:
+            for point in self.points:
+                before = point in found
+                if not before:
+                    found[point] = self._measure(point, subject, kept, bar)
+                    if subject.first:
+                        kept.save(self.name, wanted[point], found[point])
+                        say.row(found[point].row, point=point, images=found[point].images)
+                        self._forget_partial(point, subject, kept)
+                bar.finish_point(f"{caption(GridResult(**found[point].row))}{', finished before' if before else ''}")
+        if subject.first:
+            images = {point: found[point].images for point in self.points}
+            for what, picture, text in pictures(say.rows, images, floor):
+                say.picture(what, picture, text)
+            say.end()
+
+    def _depends_on(self, point: GridPoint, subject: Subject) -> dict[str, Any]:
+        return {
+            **subject.depends_on(point),
+            "num_samples": self.num_samples,
+            "extractor": self.measure.extractor.provenance,
+            "reference": self.measure.reference.digest,
+            "reference_split": self.measure.split,
+            "metrics": sorted(self.measure.metrics),
+            **{f"{name}_version": own.version for name in self.measure.metrics if (own := MEASURES[name]) is not None},
+        }
+
+    def _measure(self, point: GridPoint, subject: Subject, kept: Kept, bar: Bar) -> Finished:
+        bar.start_point(f"eta {point.eta:g} S {point.steps}", self.num_samples)
+        generation = generate(
+            subject,
+            self.measure.extractor,
+            point,
+            num_samples=self.num_samples,
+            keep_images=self.keep_images,
+            advance=bar.advance,
+            partial=partial_of(point, subject, self.measure.extractor, kept),
+            keep_features=self.measure.needs_features,
+        )
+        result = grid_result(
+            subject.columns(point), generation, self.measure, subject.device, num_samples=self.num_samples
+        )
+        return Finished(result.as_record(), generation.first_images)
+
+    def _forget_partial(self, point: GridPoint, subject: Subject, kept: Kept) -> None:
+        partial = partial_of(point, subject, self.measure.extractor, kept) if subject.first else None
+        if partial is not None:
+            partial.remove()
+
+
+def floor_of(measure: Measure) -> Floor | None:
+    """The floor as it stands beside rows."""
+    if measure.floor is None:
+        return None
+    name, digest = features_name(measure.extractor), measure.reference.digest
+    return Floor(measure.floor.num_images, measure.floor.values, name, digest)
+
+
+def warn_of_few_samples(key: str, num_samples: int, extractor: FeatureExtractor, metrics: Sequence[str]) -> None:
+    """Say, once, what a Fréchet distance of so few samples is worth."""
+    if place().first and "frechet_distance" in metrics and num_samples <= extractor.dim:
+        log.warning(
+            "%s=%d is no more than the %d dimensions of %s: the covariance of the samples is singular and the Fréchet "
+            "distance biased upwards; compare it only with distances of as many samples, or take more.",
+            key,
+            num_samples,
+            extractor.dim,
+            extractor.name,
+        )
+
+
+def grid_result(
+    columns: Mapping[str, Any],
+    generation: Generation,
+    measure: Measure,
+    device: torch.device,
+    *,
+    num_samples: int,
+) -> GridResult:
+    """The row of a grid point: its metrics and everything that says what they may be compared with.
+
+    columns: those of `Subject.columns`.
+    """
+    if len(generation.measured) != num_samples:
+        raise RuntimeError(f"{len(generation.measured)} images were generated where {num_samples} were asked for")
+    metrics = compute_metrics(
+        generation.measured, measure.reference, measure.metrics, seed=columns["seed"], device=device
+    )
+    provenance = measure.reference.provenance
+    own = tuple((name, value) for name, value in metrics.items() if name not in COLUMNS)
+    known = {name: value for name, value in metrics.items() if name in COLUMNS}
+    row: dict[str, Any] = {"frechet_distance": None, **columns, **known}
+    return GridResult(
+        **row,
+        other_metrics=own or None,
+        num_samples=num_samples,
+        features=features_name(measure.extractor),
+        resize=measure.extractor.provenance.get("resize"),
+        reference=measure.reference.digest,
+        reference_source=str(provenance.get("published") or "dataset"),
+        reference_images=measure.reference.num_images,
+        reference_split=measure.split,
+        preprocessing=measure.reference.preprocessing,
+        seconds=generation.seconds,
+        images_per_second=num_samples / generation.seconds,
+    )

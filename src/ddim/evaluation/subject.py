@@ -1,0 +1,271 @@
+"""A trained network where it runs: what samples of it are, and all that they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import Tensor
+
+from ddim.data import Space
+from ddim.diffusion import SAMPLERS, SCHEDULES, Denoiser, Noise, NoiseSchedule, NoiseSource, StepState
+from ddim.diffusion.grid import GridPoint
+from ddim.errors import UserError
+from ddim.metrics import full_float32
+
+
+@dataclass
+class Sampling:
+    """Where samples come from, whatever the network and the sampler.
+
+    Attributes:
+        noise: addresses the noise; sample i starts from the same x_T at every point.
+        space: what a sample is.
+        batch_size: samples drawn at once by one process; results do not depend on it. `in_batches` lowers it where
+            memory runs out, for all that is sampled afterwards.
+    """
+
+    noise: NoiseSource
+    space: Space
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated, on one of the processes that do it.
+
+    Attributes:
+        denoiser: (x (N, ...), t (N,)) -> eps, computed in the precision its weights are in.
+        identity: what every row says of where it comes from: dataset, checkpoint, weights, weights_hash, seed.
+        arithmetic: the precision that is set, in evaluation mode and without gradients; around everything sampled.
+        precision: what that is called.
+        trained_steps: of the network, for what is said where its samples are no numbers.
+        check_signals: raises where somebody has asked the process to leave.
+        condition: sample numbers (N,) -> a denoiser with their labels or measurements bound; None has none.
+    """
+
+    denoiser: Denoiser
+    schedule: NoiseSchedule
+    sampling: Sampling
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rank: int = 0
+    world_size: int = 1
+    arithmetic: Callable[[], AbstractContextManager[Any]] = torch.inference_mode
+    precision: str = "32-true"
+    trained_steps: int = 0
+    check_signals: Callable[[], None] = lambda: None
+    condition: Callable[[Tensor], Denoiser] | None = None
+
+    @classmethod
+    def of(
+        cls, trainer: pl.Trainer, module: Any, sampling: Sampling, identity: Mapping[str, Any] | None = None
+    ) -> Subject:
+        """The network of a LightningModule with a `schedule`, as `trainer` runs it."""
+
+        def check_signals() -> None:
+            # Lightning takes note of the signal and leaves stopping to its own loops, which wait for this one.
+            if getattr(trainer, "received_sigterm", False):
+                raise SIGTERMException
+
+        return cls(
+            denoiser=module,
+            schedule=module.schedule,
+            sampling=sampling,
+            identity=dict(identity or {}),
+            device=module.device,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            arithmetic=lambda: sampling_context(trainer, module),
+            precision=str(trainer.precision),
+            trained_steps=module.global_step,
+            check_signals=check_signals,
+        )
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+        return self.sampling.space.shape
+
+    def draw(self, point: GridPoint, indices: Tensor) -> Tensor:
+        """Samples (N, ...) of the numbers `indices` (N,), as they are stored: uint8 for images.
+
+        A sample depends on its number, the noise source's seed and the point, not on its batch mates.
+        """
+        noise = self.sampling.noise
+        x_T = noise.initial(indices, self.shape, self.device)
+        denoiser = self.denoiser if self.condition is None else self.condition(indices)
+        x_0 = self._run(denoiser, point, x_T, noise.bind(indices), None)
+        return self.sampling.space.to_stored(x_0)
+
+    def decode(
+        self,
+        point: GridPoint,
+        x_T: Tensor,
+        *,
+        noise: Noise | None = None,
+        on_step: Callable[[StepState], object] | None = None,
+    ) -> Tensor:
+        """x_0 in model space, float (N, ...), of the latents x_T (N, ...).
+
+        noise, on_step: as in `ddim.diffusion.sample`, but a point that needs noise refuses to go without.
+
+        Raises UserError where x_0 is not finite, ValueError where noise is missing.
+        """
+        return self._run(self.denoiser, point, x_T.to(self.device), noise, on_step)
+
+    def encode(self, point: GridPoint, x_0: Tensor) -> Tensor:
+        """The latents x_T (N, ...) that `decode` takes back to about x_0 (N, ...), in model space.
+
+        Raises ValueError where the point's sampler has no inverse.
+        """
+        inverse = SAMPLERS[point.sampler].inverse
+        if inverse is None:
+            raise ValueError(f"the sampler {point.sampler} has no inverse")
+        with self.arithmetic():
+            return inverse(
+                self.denoiser, x_0.to(self.device), self.schedule, point.timesteps_tensor(), **dict(point.options)
+            )
+
+    def columns(self, point: GridPoint) -> dict[str, Any]:
+        """What a row says about its sampler, its weights and its machine, under the names of `GridResult`."""
+        return {
+            **self.identity,
+            "sampler": point.sampler,
+            **({"options": point.options} if point.options else {}),
+            "eta": point.eta,
+            "variance": point.variance,
+            "tau": point.tau,
+            "steps": point.steps,
+            "nfe": point.nfe,
+            "timesteps": point.timesteps,
+            "clip_denoised": point.clip_denoised,
+            "schedule": describe_schedule(self.schedule),
+            "compute_precision": self.precision,
+            "device": self.device_name(),
+        }
+
+    def device_name(self) -> str:
+        """The hardware that a time was measured on."""
+        return device_name(self.device, self.world_size)
+
+    def depends_on(self, point: GridPoint) -> dict[str, Any]:
+        """All that the samples of a point depend on, besides the network."""
+        described = asdict(point)
+        if not point.options:
+            # Points that were finished before samplers had options of their own are the same points.
+            del described["options"]
+        return {
+            "schedule": describe_schedule(self.schedule),
+            "sampler": described.pop("sampler"),
+            "point": described,
+            **versions_of(point, self.schedule),
+            "seed": self.sampling.noise.seed,
+            "shape": self.shape,
+            "compute_precision": self.precision,
+        }
+
+    def _run(
+        self,
+        denoiser: Denoiser,
+        point: GridPoint,
+        x_T: Tensor,
+        noise: Noise | None,
+        on_step: Callable[[StepState], object] | None,
+    ) -> Tensor:
+        with self.arithmetic():
+            try:
+                x_0 = SAMPLERS[point.sampler].run(
+                    denoiser,
+                    x_T,
+                    self.schedule,
+                    point.timesteps_tensor(),
+                    eta=point.eta,
+                    variance=point.variance,
+                    clip_denoised=point.clip_denoised,
+                    noise=_no_noise if noise is None else noise,
+                    on_step=on_step,
+                    **dict(point.options),
+                )
+            except ValueError as error:
+                if SAMPLERS[point.sampler].version is None:
+                    raise
+                raise UserError(f"sampler.name={point.sampler} cannot be used: {error}.") from error
+            if not torch.isfinite(x_0).all():
+                raise UserError(
+                    f"The samples at step {self.trained_steps} are not finite numbers: training has diverged; "
+                    "lower optimizer.lr or lengthen optimizer.warmup_steps."
+                )
+            return x_0
+
+
+def _no_noise(step: int, like: Tensor) -> Tensor:
+    raise ValueError(f"step {step} needs noise and none was given: random numbers of nowhere could not be repeated")
+
+
+@contextmanager
+def sampling_context(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
+    """The precision the trainer is set to, in evaluation mode, without gradients.
+
+    32-true is what its name says, although a GPU's convolutions are TF32 unless told otherwise.
+    """
+    was_training = module.training
+    module.eval()
+    arithmetic = full_float32(module.device.type) if trainer.precision == "32-true" else nullcontext()
+    try:
+        with torch.inference_mode(), arithmetic, trainer.precision_plugin.forward_context():
+            yield
+    finally:
+        module.train(was_training)
+
+
+def versions_of(point: GridPoint, schedule: NoiseSchedule) -> dict[str, Any]:
+    """What the names of a user's own sampler and schedule stand for; nothing where they are this package's."""
+    versions: dict[str, Any] = {}
+    if SAMPLERS[point.sampler].version is not None:
+        versions["sampler_version"] = SAMPLERS[point.sampler].version
+    if schedule.name in SCHEDULES:
+        versions["alpha_bar"] = hashlib.sha256(schedule.alpha_bar.numpy().tobytes()).hexdigest()[:16]
+    return versions
+
+
+def describe_schedule(schedule: NoiseSchedule) -> str:
+    """`linear(num_timesteps=1000, ...)`: what a distance depends on besides the sampler."""
+    return f"{schedule.name}({', '.join(f'{key}={value}' for key, value in schedule.params.items())})"
+
+
+def device_name(device: torch.device, processes: int = 1) -> str:
+    """The hardware that a time was measured on."""
+    return _one_device(device) + (f" x {processes}" if processes > 1 else "")
+
+
+def _one_device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _processor() -> str:
+    """`platform.processor` is empty or just "x86_64" on Linux, where the kernel knows the name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine() or "cpu"

@@ -1,0 +1,56 @@
+"""What is measured of a grid point: every column once, with how it is called, rounded and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measured number of a row.
+
+    Attributes:
+        name: of the column.
+        heading: in tables.
+        digits: significant ones that are shown.
+        better: which way is better; None where nobody can say.
+        metric: the name in `evaluation.metrics` that measures it.
+        monitored: whether a best checkpoint may be chosen by it.
+        uncertainty: the column that says how far it may be off.
+    """
+
+    name: str
+    heading: str
+    digits: int = 4
+    better: Literal["min", "max"] | None = None
+    metric: str = ""
+    monitored: bool = False
+    uncertainty: str | None = None
+
+    def best(self) -> Callable[..., float] | None:
+        """`min` or `max`, whichever finds the best of several values."""
+        return None if self.better is None else {"min": min, "max": max}[self.better]
+
+
+DISTANCE = Column("frechet_distance", "FD", 4, "min", "frechet_distance", monitored=True)
+# In the order in which tables show them.
+MEASURED = {
+    column.name: column
+    for column in (
+        DISTANCE,
+        Column("kid_mean", "KID", 3, "min", "kid", monitored=True, uncertainty="kid_std"),
+        Column("precision", "precision", 3, "max", "precision_recall"),
+        Column("recall", "recall", 3, "max", "precision_recall"),
+        Column("inception_score_mean", "IS", 4, "max", "inception_score", True, "inception_score_std"),
+    )
+}
+# Those besides the distance, which every table of a grid is about.
+FURTHER = tuple(column for column in MEASURED.values() if column is not DISTANCE)
+MONITORED = {column.metric: column.name for column in MEASURED.values() if column.monitored}
+
+
+def own(name: str) -> Column:
+    """The column of a user's own metric."""
+    return Column(name, name, 4, None, name)

@@ -1,0 +1,107 @@
+"""How a point of the grid is named: keys that sort, labels that are read.
+
+A point is one that is yet to be sampled, a result, or the row of a part as its file holds it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+NAMED_VARIANCES = {"sigma_hat": "σ̂", "sigma_hat_official": "σ̂ clipped"}
+
+
+def distance_name(features: str) -> str:
+    """ "FID" on the canonical Inception features only; "FD (<features>)" on any others."""
+    return "FID" if features == "inception-v3-compat" else f"FD ({features})"
+
+
+class Variance(Protocol):
+    """What a sampler adds as noise: of a result, or of a point that is yet to be sampled."""
+
+    @property
+    def eta(self) -> float: ...
+    @property
+    def variance(self) -> str: ...
+
+
+class Setting(Variance, Protocol):
+    """A point of the grid: of a result, or one that is yet to be sampled."""
+
+    @property
+    def sampler(self) -> str: ...
+    @property
+    def options(self) -> tuple[tuple[str, Any], ...] | None: ...
+    @property
+    def tau(self) -> str: ...
+    @property
+    def steps(self) -> int: ...
+
+
+def point_key(point: Setting | Mapping[str, Any]) -> str:
+    """`eta0.000/linear/steps0010`: sorts by sampler, then by η, by spacing and by S.
+
+    The paper's own family (`ddim`) needs no name; others, and options, go before: `heun/order2/eta0.000/...`.
+    """
+    eta, variance = _of(point, "eta"), _of(point, "variance")
+    noise = f"eta{eta:.3f}" if variance == "eta" else variance
+    named = "".join(f"{text}/" for text in sampler_parts(point))
+    return f"{named}{noise}/{_of(point, 'tau')}/steps{_of(point, 'steps'):04d}"
+
+
+def sampler_parts(point: Setting | Mapping[str, Any]) -> list[str]:
+    """`["heun", "order2"]`: what tells a sampler from the paper's; nothing for that one without options."""
+    name, options = _of(point, "sampler", "ddim"), _of(point, "options") or ()
+    stated = [f"{key}{value}" for key, value in options]
+    return [name, *stated] if name != "ddim" or stated else []
+
+
+def curve_key(point: Setting | Mapping[str, Any]) -> str:
+    """`eta0.000/linear`: what the points of one curve against S have in common."""
+    return point_key(point).rpartition("/")[0]
+
+
+def noise_key(point: Setting | Mapping[str, Any]) -> str:
+    """`eta0.000`: the sampler of a point as part of a file's name."""
+    return point_key(point).rsplit("/", 2)[0].replace("/", "-")
+
+
+def eta_label(point: Variance | Mapping[str, Any]) -> str:
+    """ "0", "0.2", "1" for sigma(eta); "σ̂" for the paper's larger variance, "σ̂ clipped" for the official code's."""
+    named = NAMED_VARIANCES.get(_of(point, "variance"))
+    eta = _of(point, "eta")
+    if named is not None:
+        return named
+    return "–" if eta is None else f"{eta:g}" if isinstance(eta, int | float) else str(eta)
+
+
+def eta_title(label: str) -> str:
+    """ "η = 0.2" for a number, "σ̂" as it is."""
+    return label if label in NAMED_VARIANCES.values() else f"η = {label}"
+
+
+def eta_order(label: str) -> tuple[float, str]:
+    """Sort key of eta labels: numbers by value, then "σ̂", then "σ̂ clipped"."""
+    try:
+        return float(label), ""
+    except ValueError:
+        return math.inf, label
+
+
+def title_order(title: str) -> tuple[float, str]:
+    """Sort key of titles, as `eta_order` is of labels."""
+    return eta_order(title.removeprefix("η = "))
+
+
+def significant(value: float | None, digits: int = 4) -> str:
+    """Text with that many significant digits, never fewer than the whole part has; "-" for None."""
+    if value is None or not math.isfinite(value):
+        return "-" if value is None else str(value)
+    scientific = f"{value:.{digits - 1}e}"
+    exponent = int(scientific.split("e")[1])
+    return scientific if exponent < -4 else f"{value:.{max(0, digits - 1 - exponent)}f}"
+
+
+def _of(point: Any, name: str, default: Any = None) -> Any:
+    return point.get(name, default) if isinstance(point, Mapping) else getattr(point, name, default)

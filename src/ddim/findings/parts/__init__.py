@@ -1,0 +1,17 @@
+"""The parts of an evaluation, in the order in which they are run: the one list of their names."""
+
+from ddim.findings.parts import consistency, diversity, grid, interpolation, reconstruction, trajectory
+from ddim.findings.parts.part import Part
+
+GRID = grid.PART.name
+PARTS: dict[str, Part] = {
+    part.name: part
+    for part in (
+        grid.PART,
+        reconstruction.PART,
+        consistency.PART,
+        interpolation.PART,
+        trajectory.PART,
+        diversity.PART,
+    )
+}

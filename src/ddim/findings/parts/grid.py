@@ -1,0 +1,270 @@
+"""The grid, as it is told: distances by η and S, everything measured, samples from the same latents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ddim.findings.columns import DISTANCE, FURTHER, MEASURED, own
+from ddim.findings.comparable import group_rows, provenance, shows_floor
+from ddim.findings.files import options_of, own_metrics, write_results
+from ddim.findings.labels import (
+    curve_key,
+    distance_name,
+    eta_label,
+    eta_order,
+    eta_title,
+    point_key,
+    sampler_parts,
+    significant,
+)
+from ddim.findings.parts.part import Chart, Part, Rows
+from ddim.findings.rows import COLUMNS, Floor, GridResult
+from ddim.findings.telling import GridFigure, Picture, Row, Sheet, Words
+
+# Images per cell of the sample sheet.
+SHEET_IMAGES = 16
+
+
+def results_of(rows: Rows) -> list[GridResult]:
+    """The rows of the part as what they are made from."""
+    return [GridResult(**row) for row in rows]
+
+
+def pictures(rows: Rows, images: Mapping[Any, Any], floor: Floor | None) -> Iterator[tuple[str, Picture, str]]:
+    """(what, picture, caption). images: point -> its first images, in the order of the grid."""
+    # Points of an earlier attempt may have kept fewer pictures than are asked for now.
+    count = min(SHEET_IMAGES, *(len(some) for some in images.values()))
+    # By sampler and spacing: rows of a sheet are η and columns S, so two of them would fight for one cell.
+    sheets: dict[str, dict[tuple[str, int], Any]] = {}
+    taus = {point.tau for point in images}
+    for point, some in images.items():
+        named = [*sampler_parts(point)] if len({point.sampler for point in images}) > 1 else []
+        name = "-".join(["samples", *named, *([point.tau] if len(taus) > 1 else [])])
+        sheets.setdefault(name, {})[eta_label(point), point.steps] = some[:count]
+    for name, cells in sheets.items():
+        yield name, Sheet(cells), ""
+    results = results_of(rows)
+    yield "distance", GridFigure("distance", results, floor), ""
+    yield "speed", GridFigure("speed", results), ""
+
+
+def caption(row: GridResult) -> str:
+    """`eta 0, S 10: FD (pixels) 1.234, 1000 images in 2.0 s`."""
+    distance = (
+        "" if row.frechet_distance is None else f" {distance_name(row.features)} {significant(row.frechet_distance)},"
+    )
+    named = "".join(f"{text}, " for text in sampler_parts(row))
+    return (
+        f"{named}eta {row.eta:g}{'' if row.variance == 'eta' else f' {row.variance}'}, S {row.steps}:{distance} "
+        f"{row.num_samples} images in {row.seconds:.1f} s"
+    )
+
+
+def render_table(rows: Sequence[GridResult], floor: Floor | None, words: Words) -> None:
+    """Print the grid (eta down, S across, best of each column marked), every measured number, floor and provenance.
+
+    Rows whose provenance differs get tables of their own.
+    """
+    groups = group_rows(rows)
+    for differs, members in groups:
+        if differs:
+            words.say(", ".join(f"{name} {value}" for name, value in differs.items()), "bold underline")
+        words.say(f"{distance_name(members[0].features)} by η (down) and S (across)", "bold")
+        _pivot(words, members)
+        _long(words, members)
+        if floor is not None and shows_floor(floor, rows, members[0]):
+            words.say(_floor_line(floor, members))
+        words.say(_provenance_line(members[0]), "dim")
+        if len(groups) > 1:
+            words.say()
+
+
+def _pivot(words: Words, rows: Sequence[GridResult]) -> None:
+    cells = {(eta_label(row), row.steps): row.frechet_distance for row in rows}
+    labels = sorted({label for label, _ in cells}, key=eta_order)
+    all_steps = sorted({steps for _, steps in cells})
+    of_column = {steps: _lowest(d for (_, s), d in cells.items() if s == steps) for steps in all_steps}
+    of_row = {label: _lowest(d for (name, _), d in cells.items() if name == label) for label in labels}
+
+    def text(label: str, steps: int) -> str:
+        value = cells.get((label, steps))
+        if value is None:
+            return significant(value)
+        return "+" * (value == of_row[label]) + "*" * (value == of_column[steps]) + significant(value)
+
+    lines = [[label, *(text(label, steps) for steps in all_steps)] for label in labels]
+    marked = [cell for line in lines for cell in line if cell.startswith(("*", "+"))]
+    words.table(["η", *(f"S={steps}" for steps in all_steps)], lines, best=marked)
+    marks = ["* lowest of its column"] * (len(labels) > 1) + ["+ lowest of its row"] * (len(all_steps) > 1)
+    words.say(", ".join(marks) + ("\n" if marks else ""))
+
+
+def _lowest(values: Iterable[float | None]) -> float | None:
+    """The best of several distances; None where there is nothing to compare."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return min(known) if len(known) > 1 else None
+
+
+def _long(words: Words, rows: Sequence[GridResult]) -> None:
+    shown = [column for column in FURTHER if any(row.value(column.name) is not None for row in rows)]
+    shown += [own(name) for name in own_metrics(rows)]
+    lines = []
+    for row in sorted(rows, key=lambda row: (eta_order(eta_label(row)), row.steps)):
+        texts = [str(row.steps), str(row.nfe), eta_label(row), row.tau, significant(row.frechet_distance)]
+        texts += [significant(row.value(column.name), column.digits) for column in shown]
+        lines.append([*texts, significant(row.seconds, 3), significant(row.images_per_second, 3)])
+    name = distance_name(rows[0].features).split()[0]
+    headings = [column.heading for column in shown]
+    words.table(["S", "nfe", "η", "τ", name, *headings, "seconds", "images/s"], lines)
+    words.say()
+
+
+def _floor_line(floor: Floor, rows: Sequence[GridResult]) -> str:
+    headings = {DISTANCE.name: distance_name(rows[0].features)}
+    columns = [*MEASURED.values(), *map(own, own_metrics(rows))]
+    values = [
+        f"{headings.get(column.name, column.heading)} {significant(floor.metrics[column.name], column.digits)}"
+        for column in columns
+        if column.name in floor.metrics
+    ]
+    return f"floor ({floor.num_images:,} real held-out images): {', '.join(values) or 'not measured'}"
+
+
+def _provenance_line(row: GridResult) -> str:
+    parts = [f"{name} {value}" for name, value in provenance(row).items() if value != "unknown"]
+    source = [row.reference_source, None if row.reference_images is None else f"{row.reference_images} images"]
+    known = ", ".join(text for text in source if text)
+    return " | ".join(parts) + (f" ({known})" if known else "") + (f" | device {row.device}" if row.device else "")
+
+
+def _write(directory: Path, name: str, rows: Rows, extra: Row) -> None:
+    beside = {key: value for key, value in extra.items() if key != "floor"}
+    write_results(directory, results_of(rows), extra.get("floor"), beside)
+
+
+def _say(rows: Rows, extra: Row, words: Words) -> None:
+    render_table(results_of(rows), extra.get("floor"), words)
+
+
+def _curves(row: Row) -> dict[str, Any]:
+    result = GridResult(**row)
+    names = [*MEASURED, "seconds_per_50000", "images_per_second", *own_metrics([result])]
+    return {f"grid/{name}/{curve_key(result)}": result.value(name) for name in names}
+
+
+def _table(rows: Rows) -> tuple[list[str], list[list[Any]]]:
+    results = results_of(rows)
+    columns = [*COLUMNS, *options_of(results), *own_metrics(results)]
+    cells = ({**vars(row), **dict(row.options or ()), **dict(row.other_metrics or ())} for row in results)
+    return columns, [[_plain(known.get(column)) for column in columns] for known in cells]
+
+
+def _gallery(rows: Rows) -> tuple[list[str], list[list[Any]]]:
+    results = results_of(rows)
+    name = distance_name(results[0].features)
+    return ["eta", "tau", "steps", name, "samples"], [
+        [eta_label(row), row.tau, row.steps, row.frechet_distance] for row in results
+    ]
+
+
+def _charts(rows: Rows) -> list[Chart]:
+    results = results_of(rows)
+    first, name = results[0], distance_name(results[0].features)
+    title = f"{first.dataset}: {{}} against S, N = {first.num_samples:,}"
+    measured = [row for row in results if row.frechet_distance is not None]
+    charts = []
+    if measured:
+        points = [(row.steps, row.frechet_distance, _line(row, results)) for row in measured]
+        charts.append(Chart("distance_chart", title.format(name), ("steps", name, "sampler"), points))
+    columns = ("steps", "seconds per 50,000 images", "sampler")
+    times = [(row.steps, row.seconds_per_50000, _line(row, results)) for row in results]
+    return [*charts, Chart("time_chart", title.format(columns[1]), columns, times)]
+
+
+def _line(row: GridResult, rows: Sequence[GridResult]) -> str:
+    spacing = f", {row.tau} τ" if len({other.tau for other in rows}) > 1 else ""
+    named = sampler_parts(row) if len({tuple(sampler_parts(other)) for other in rows}) > 1 else []
+    return ", ".join([*named, eta_title(eta_label(row))]) + spacing
+
+
+def _summary(rows: Rows, extra: Row) -> dict[str, Any]:
+    return summary(results_of(rows), extra.get("floor"))
+
+
+def summary(rows: Sequence[GridResult], floor: Floor | None) -> dict[str, float | int | str]:
+    """Columns of the run table, whose keys sort well: `frechet_distance/eta0.000/linear/steps0010`; the best point."""
+    names = [*MEASURED, "images_per_second", *own_metrics(rows)]
+    found = {f"{name}/{point_key(row)}": row.value(name) for name in names for row in rows}
+    values: dict[str, float | int | str] = {key: value for key, value in found.items() if value is not None}
+    if floor is not None:
+        values |= {f"floor/{name}": value for name, value in floor.metrics.items()}
+    measured = [(row.frechet_distance, row) for row in rows if row.frechet_distance is not None]
+    if measured:
+        distance, best = min(measured, key=lambda pair: pair[0])
+        eta = f"{best.eta:g}" if best.variance == "eta" else best.variance
+        values |= {"best/frechet_distance": distance, "best/eta": eta, "best/steps": best.steps}
+    return values
+
+
+def _plain(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+PART = Part(
+    name="grid",
+    title="Grid",
+    caption="All that was measured",
+    about="Every number of steps with every η.",
+    columns={},
+    pictures=["samples*.png", "distance.png", "speed.png"],
+    keys=[
+        ("grid/frechet_distance/<sampler>/<tau>", "curve", "Fréchet distance against S"),
+        ("grid/<metric>/<sampler>/<tau>", "curve", "further metrics against S (`evaluation.metrics`)"),
+        ("grid/seconds_per_50000/<sampler>/<tau>", "curve", "wall-clock seconds per 50,000 images"),
+        ("grid/images_per_second/<sampler>/<tau>", "curve", "images per second"),
+        ("samples/<sampler>/<tau>", "samples", "samples of the same latents: one slider over S"),
+        (
+            "grid/distance_chart",
+            "chart",
+            "Fréchet distance against S, one line per η; runs that are compared share it",
+        ),
+        ("grid/time_chart", "chart", "seconds per 50,000 images against S, one line per η"),
+        ("grid/results", "table", "results.csv: one row per (η, τ, S)"),
+        ("grid/pictures", "table", "samples by (η, τ, S), with their distance: sort, filter, group"),
+        ("grid/distance_chart_table", "table", "what `grid/distance_chart` is drawn from"),
+        ("grid/time_chart_table", "table", "what `grid/time_chart` is drawn from"),
+        ("grid/samples<-tau>", "picture", "sample sheet: η down, S across, the same latents in every cell"),
+        ("grid/distance", "picture", "distance.png: the same chart with log axes and the floor"),
+        ("grid/speed", "picture", "speed.png"),
+        ("best/frechet_distance", "summary", "the smallest distance of the grid"),
+        ("best/eta", "summary", "where it was found (sigma_hat for the paper's larger variance)"),
+        ("best/steps", "summary", "where it was found: S"),
+        (
+            "frechet_distance/<sampler>/<tau>/<steps>",
+            "summary",
+            "the distance of each point: a column per point",
+        ),
+        (
+            "<metric>/<sampler>/<tau>/<steps>",
+            "summary",
+            "the same for kid_mean, precision, recall, inception_score_mean",
+        ),
+        ("images_per_second/<sampler>/<tau>/<steps>", "summary", "images per second of each point"),
+        ("floor/frechet_distance", "summary", "real held-out images against the reference"),
+        ("floor/<metric>", "summary", "the same in further metrics"),
+    ],
+    curves=_curves,
+    summary=_summary,
+    table=_table,
+    charts=_charts,
+    gallery=_gallery,
+    images_caption=lambda row: caption(GridResult(**row)),
+    words=_say,
+    file="results",
+    prefix="",
+    write=_write,
+    fresh=True,
+)

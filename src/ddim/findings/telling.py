@@ -1,0 +1,168 @@
+"""The language between those who compute and those who show: rows, and pictures as data.
+
+A study says what it finds to its `Findings`; whoever listens is an `Audience`: files, pictures on disk and the
+terminal, loggers. Nothing here draws, and arrays are passed on as they are, so that nobody needs torch for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from ddim.findings.parts.part import Part
+    from ddim.findings.rows import Floor, GridResult
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Rows of images under one title.
+
+    rows: (label, uint8 (n, C, H, W)); all of one number and shape. columns: labels above the columns, one for each or
+    none. breaks: numbers of rows that have a wider gap above them, which groups the rows.
+    """
+
+    rows: Sequence[tuple[str, Any]]
+    title: str
+    columns: Sequence[str] = ()
+    breaks: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """All points of a grid: {(eta label, S): uint8 (n, C, H, W)}, rows are eta and columns S."""
+
+    images: Mapping[tuple[str, int], Any]
+    title: str | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+        ylabel: what is drawn.
+        lines: label -> (S, value) pairs; values that are None, not finite or, on a log axis, not positive are left out.
+        log: whether the values have a log axis; without one it begins at 0.
+        level: a value that is drawn as a dashed horizontal line, and what it is.
+    """
+
+    ylabel: str
+    lines: Mapping[str, Sequence[tuple[int, float | None]]]
+    log: bool = True
+    level: tuple[float, str] | None = None
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Panels side by side, each a quantity against S."""
+
+    panels: Sequence[Panel]
+    title: str
+    subtitle: str = ""
+
+
+@dataclass(frozen=True)
+class Animation:
+    """An endless film: each frame's images (N, C, H, W) side by side under its label."""
+
+    frames: Sequence[Any]
+    labels: Sequence[str]
+    milliseconds: int
+
+
+@dataclass(frozen=True)
+class GridFigure:
+    """A plot of all rows of a grid: `of` is "distance" or "speed"."""
+
+    of: str
+    rows: Sequence[GridResult]
+    floor: Floor | None = None
+
+
+Picture = Strip | Sheet | Curves | Animation | GridFigure
+
+
+class Words(Protocol):
+    """Where sentences and tables are printed."""
+
+    def say(self, text: str = "", style: str = "") -> None: ...
+
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[str] = ()) -> None: ...
+
+
+class Audience:
+    """Who listens to what a part of an evaluation finds; only on the first process there is anybody."""
+
+    def begin(self, said: Findings) -> None:
+        """The part begins; `said.rows` are those that an earlier attempt has finished."""
+
+    def row(self, said: Findings, rows: Sequence[Row], images: Any) -> None:
+        """`rows` were found, among all `said.rows`; images, uint8 (n, C, H, W) or None, are samples of the one row."""
+
+    def picture(self, said: Findings, what: str, picture: Picture, caption: str) -> None:
+        """`what` tells the pictures of a part apart."""
+
+    def end(self, said: Findings) -> None:
+        """The part has found all it was asked for."""
+
+
+class Findings:
+    """What one part says while it works.
+
+    Rows that are said with their point stand in the order of the points, others in the order in which they are said.
+
+    Args:
+        part: what the findings are of.
+        audiences: who is told, in this order; nobody on other processes than the first.
+        context: of the whole evaluation (configuration, versions, hardware); goes beside the rows.
+    """
+
+    def __init__(self, part: Part, audiences: Sequence[Audience] = (), context: Row | None = None) -> None:
+        self.part = part
+        self.audiences = list(audiences)
+        self.extra: dict[str, Any] = dict(context or {})
+        self._order: dict[Any, int] = {}
+        self._rows: list[tuple[int, Row]] = []
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows so far, in their order."""
+        return [row for _, row in sorted(self._rows, key=lambda entry: entry[0])]
+
+    def begin(self, points: Sequence[Any] = (), finished: Mapping[Any, tuple[Row, Any]] | None = None) -> None:
+        """The points in their order, and of those that are finished already (row, images)."""
+        self._order = {point: number for number, point in enumerate(points)}
+        known = finished or {}
+        for point, (row, _) in known.items():
+            self._add(row, point)
+        for audience in self.audiences:
+            audience.begin(self)
+        for row, images in known.values():
+            for audience in self.audiences:
+                audience.row(self, [row], images)
+
+    def row(self, *rows: Row, point: Any = None, images: Any = None) -> None:
+        """Finished rows; with their point where there is one of each, and then perhaps with its first samples."""
+        for row in rows:
+            self._add(row, point)
+        for audience in self.audiences:
+            audience.row(self, rows, images)
+
+    def picture(self, what: str, picture: Picture, caption: str = "") -> None:
+        for audience in self.audiences:
+            audience.picture(self, what, picture, caption)
+
+    def beside(self, **extra: Any) -> None:
+        """What the file of the part holds beside the rows."""
+        self.extra |= extra
+
+    def end(self) -> None:
+        for audience in self.audiences:
+            audience.end(self)
+
+    def _add(self, row: Row, point: Any) -> None:
+        self._rows.append((self._order.get(point, len(self._order)), row))

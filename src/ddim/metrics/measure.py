@@ -1,0 +1,141 @@
+"""What samples are measured with and against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ddim.errors import UserError
+from ddim.metrics.compute import NEIGHBOURS, compute_floor, needs_features
+from ddim.metrics.extractors import build_extractor
+from ddim.metrics.features import FeatureExtractor
+from ddim.metrics.reference import ReferenceStatistics, load_published_statistics, reference_statistics
+
+# Passes batches through and shows how many of a total are done.
+Track = Callable[[Iterable[Tensor], str, int], Iterable[Tensor]]
+
+
+class RealImages(Protocol):
+    """A data set, as far as statistics of it need to know."""
+
+    channels: int
+    resolution: int
+
+    def num_images(self, split: str) -> int: ...
+
+    def images(self, split: str, batch_size: int) -> Iterator[Tensor]: ...
+
+    def provenance(self, split: str) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class FloorMetrics:
+    """What real held-out images score against the reference."""
+
+    num_images: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Features, reference and metrics. Kept outside the LightningModule, whose weights are averaged.
+
+    split: whose images the reference is of; None for published statistics.
+    """
+
+    extractor: FeatureExtractor
+    reference: ReferenceStatistics
+    metrics: tuple[str, ...]
+    floor: FloorMetrics | None = None
+    split: str | None = None
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether a metric looks at single images; else the moments of all features say enough."""
+        return needs_features(self.metrics, self.reference)
+
+
+def features_name(extractor: FeatureExtractor) -> str:
+    """Only the published Inception weights make a FID; a distance on others must not carry its name."""
+    if extractor.provenance.get("canonical_weights", True):
+        return extractor.name
+    return f"{extractor.name} (other weights {extractor.provenance['weights_sha256'][:8]})"
+
+
+def other_split(split: str) -> str:
+    """Whose images are held out where the reference is of `split`."""
+    return "test" if split == "train" else "train"
+
+
+def load_extractor(
+    features: str, images: RealImages, *, cache_dir: str | Path, device: torch.device | str
+) -> FeatureExtractor:
+    """The feature extractor for these images. Raises `UserError` where its weights are not to be had."""
+    return build_extractor(
+        features,
+        channels=images.channels,
+        resolution=images.resolution,
+        weights_dir=Path(cache_dir) / "weights",
+        device=device,
+    )
+
+
+def statistics_of(
+    split: str, extractor: FeatureExtractor, images: RealImages, cache_dir: str | Path, track: Track
+) -> ReferenceStatistics:
+    """Statistics of all images of a split, from the cache below `cache_dir` where they are there."""
+    count = images.num_images(split)
+    return reference_statistics(
+        extractor,
+        lambda: track(
+            images.images(split, batch_size=500), f"{extractor.name} statistics of {count:,} {split} images", count
+        ),
+        images.provenance(split),
+        Path(cache_dir) / "reference",
+    )
+
+
+def build_measure(
+    extractor: FeatureExtractor,
+    metrics: Sequence[str],
+    images: RealImages,
+    *,
+    cache_dir: str | Path,
+    device: torch.device | str,
+    seed: int,
+    track: Track,
+    split: str = "train",
+    published: str | None = None,
+    with_floor: bool = False,
+) -> Measure:
+    """Reference statistics: of `split`, or of a `published` file; the floor is the other split's.
+
+    Raises:
+        UserError: the published file is none, or there are too few images.
+    """
+    reference = (
+        _published(Path(published), extractor.dim)
+        if published
+        else statistics_of(split, extractor, images, cache_dir, track)
+    )
+    if "precision_recall" in metrics and reference.features is not None and len(reference.features) > NEIGHBOURS:
+        # Here, while other processes wait: they find them in the cache.
+        reference.radii(NEIGHBOURS, device)
+    floor = None
+    if with_floor:
+        real = statistics_of(other_split(split), extractor, images, cache_dir, track)
+        assert real.features is not None
+        floor = FloorMetrics(len(real.features), compute_floor(real, reference, metrics, seed, device))
+    return Measure(extractor, reference, tuple(metrics), floor, None if published else split)
+
+
+def _published(path: Path, dim: int) -> ReferenceStatistics:
+    try:
+        return load_published_statistics(path, dim)
+    except UserError as error:
+        raise UserError(f"evaluation.reference={path}: {error}") from error

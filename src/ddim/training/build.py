@@ -1,0 +1,169 @@
+"""The objects of a training run, from its configuration: images, module, Trainer with its callbacks and loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from ddim.data import ImageDataModule
+from ddim.data.build import load_data
+from ddim.denoisers.build import new_denoiser
+from ddim.diffusion import NoiseSchedule
+from ddim.diffusion.schedule import build_schedule
+from ddim.display.progress import track
+from ddim.evaluation.build import sampling
+from ddim.evaluation.studies.grid import warn_of_few_samples
+from ddim.metrics.measure import build_measure, load_extractor
+from ddim.runs.layout import BEST, LAST
+from ddim.runs.signals import StopRequest
+from ddim.tracking.loggers import build_loggers
+from ddim.training.callbacks.averaging import WeightEma
+from ddim.training.callbacks.best_checkpoint import BestCheckpoint
+from ddim.training.callbacks.divergence import StopOnDivergence
+from ddim.training.callbacks.last_checkpoint import LastCheckpoint
+from ddim.training.callbacks.progress import TrainingProgress
+from ddim.training.callbacks.sample_grid import SampleGrid
+from ddim.training.callbacks.stopping import SignalHandlers
+from ddim.training.callbacks.throughput import Throughput
+from ddim.training.callbacks.training_evaluation import TrainingEvaluation
+from ddim.training.module import DenoisingModule
+from ddim.training.settings import TrainConfig, sample_grid_point, training_grid
+from ddim.training.trainer import attach
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `trainer.fit` takes."""
+
+    trainer: pl.Trainer
+    module: DenoisingModule
+    images: ImageDataModule
+
+    @property
+    def parameters(self) -> int:
+        """Number of the network's."""
+        return _count(self.module)
+
+    def fit(self, resume: str | None = None) -> None:
+        """Train to the end; `resume` is the checkpoint to go on from."""
+        self.trainer.fit(self.module, self.images, ckpt_path=resume, weights_only=True)
+
+
+def stored_description(config: TrainConfig) -> dict[str, Mapping[str, Any]]:
+    """What is saved with the weights: plain data that rebuild the network."""
+    return {"dataset": config.dataset, "denoiser": config.denoiser, "schedule": config.schedule}
+
+
+def build_training(
+    config: TrainConfig,
+    trainer: pl.Trainer,
+    directory: Path,
+    *,
+    hyperparameters: Mapping[str, Any],
+    stop: StopRequest | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Training:
+    """Load the data and build everything; what is random comes from torch's global generator.
+
+    Args:
+        trainer: `build_trainer` of the configuration; it is given its callbacks and loggers.
+        directory: of the run; checkpoints, pictures and logs go there.
+        hyperparameters: for the loggers, to which the number of parameters is added.
+        stop: asked after every step whether to leave.
+        callbacks: to run before those of the configuration.
+
+    Raises:
+        UserError: the data are not to be had, or something cannot be built or does not fit.
+    """
+    images = load_data(
+        config.dataset, stage="fit", seed=config.seed, cache_dir=config.cache_dir, **asdict(config.loader)
+    )
+    module = DenoisingModule(
+        new_denoiser(config.denoiser, images.space.shape, images.name),
+        build_schedule(config.schedule),
+        optimizer=asdict(config.optimizer),
+        weighting=config.loss.weighting,
+        seed=config.seed,
+        config=stored_description(config),
+    )
+    built = training_callbacks(config, module, images, directory, trainer.strategy.root_device, stop)
+    loggers = build_loggers(
+        config.logger,
+        directory,
+        job_type="train",
+        hyperparameters={**hyperparameters, "parameters": _count(module)},
+    )
+    attach(trainer, [*callbacks, *built], loggers)
+    return Training(trainer, module, images)
+
+
+def _count(module: DenoisingModule) -> int:
+    return sum(parameter.numel() for parameter in module.denoiser.parameters())
+
+
+def training_callbacks(
+    config: TrainConfig,
+    module: DenoisingModule,
+    images: ImageDataModule,
+    directory: Path,
+    device: torch.device,
+    stop: StopRequest | None = None,
+) -> list[Callback]:
+    """In the order that matters: what samples must run before the EMA callback swaps the raw weights back."""
+    part = config.callbacks
+    checkpoints = directory / "checkpoints"
+    callbacks: list[Callback] = [TrainingProgress()] if config.trainer.get("enable_progress_bar", True) else []
+    every_n_steps = config.trainer.get("log_every_n_steps", 50)
+    callbacks += [] if stop is None else [SignalHandlers(stop)]
+    callbacks += [StopOnDivergence(every_n_steps, checkpoints / LAST), Throughput(every_n_steps)]
+    if part.sample_grid.enabled:
+        callbacks.append(
+            SampleGrid(
+                sample_grid_point(config, module.schedule),
+                sampling(config.seed, images.space, config.loader.eval_batch_size),
+                directory / "samples",
+                num_images=part.sample_grid.num_images,
+                every_n_validations=part.sample_grid.every_n_validations,
+            )
+        )
+    if part.evaluation.enabled:
+        callbacks.append(_training_evaluation(config, module.schedule, images, device))
+    if part.ema.enabled:
+        callbacks.append(WeightEma(decay=part.ema.decay, update_every_n_steps=part.ema.update_every_n_steps))
+    if part.checkpoint.monitor is not None:
+        callbacks.append(
+            BestCheckpoint(
+                checkpoints,
+                filename=Path(BEST).stem,
+                monitor=part.checkpoint.monitor,
+                mode=part.checkpoint.mode,
+                enable_version_counter=False,
+            )
+        )
+    callbacks.append(LastCheckpoint(checkpoints / LAST, part.checkpoint.every_n_steps, stop))
+    return callbacks
+
+
+def _training_evaluation(
+    config: TrainConfig, schedule: NoiseSchedule, images: ImageDataModule, device: torch.device
+) -> TrainingEvaluation:
+    part = config.callbacks.evaluation
+    extractor = load_extractor(part.features, images, cache_dir=config.cache_dir, device=device)
+    warn_of_few_samples("callbacks.evaluation.num_samples", part.num_samples, extractor, part.metrics)
+    measure = build_measure(
+        extractor, part.metrics, images, cache_dir=config.cache_dir, device=device, seed=config.seed, track=track
+    )
+    return TrainingEvaluation(
+        training_grid(config, schedule),
+        measure,
+        sampling(config.seed, images.space, part.batch_size),
+        num_samples=part.num_samples,
+        every_n_validations=part.every_n_validations,
+        seed=config.seed,
+    )

@@ -1,0 +1,168 @@
+"""The LightningModule: a denoiser, a noise schedule, the ε-loss and the optimizer. Nothing else has parameters here,
+so that weight averaging, which copies the whole module, copies only the denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from ddim.data import to_model_space
+from ddim.denoisers.formats.own import HEADER, describe
+from ddim.diffusion import NoiseSchedule, NoiseSource, simple_loss
+
+# Validation noise does not depend on the run's seed: its losses are comparable between runs.
+VALIDATION_SEED = 0
+GOLDEN_RATIO = 0.6180339887498949
+
+
+class DenoisingModule(pl.LightningModule):
+    """ε_θ with its training objective.
+
+    Args:
+        denoiser: `(x (N, C, H, W), t (N,)) -> eps`.
+        schedule: the noise schedule the denoiser is trained on.
+        optimizer: `{name, lr, betas, weight_decay, warmup_steps}`.
+        weighting: of the loss over timesteps, see `ddim.diffusion.loss_weights`.
+        seed: noise, timesteps and dropout of a training step are a function of (seed, number of the batch, rank).
+        config: `{dataset, denoiser, schedule}` as plain data; saved with the weights.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        schedule: NoiseSchedule,
+        *,
+        optimizer: Mapping[str, Any],
+        weighting: str = "simple",
+        seed: int = 0,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser.to(memory_format=torch.channels_last)
+        self.schedule = schedule
+        self.optimizer_config = dict(optimizer)
+        self.weighting = weighting
+        self.seed = seed
+        self.config = dict(config or {})
+        # Sum and count of the held-out losses by quartile of t.
+        self._quartiles = torch.zeros(4, 2)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """ε_θ(x_t, t) for any floating x; computed in the precision the weights are in."""
+        weights = next(self.denoiser.parameters())
+        return self.denoiser(x.to(weights.dtype, memory_format=torch.channels_last), t)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # A step's randomness is addressed, not remembered: a resumed run repeats it without stored generator states.
+        # `total.processed` is Lightning's one batch counter that is right wherever a checkpoint was written.
+        batch_number: int = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+        address = (self.seed, batch_number, self.trainer.global_rank)
+        torch.manual_seed(_mix(address))
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        x_0 = to_model_space(batch["image"])
+        t = torch.randint(self.schedule.num_timesteps, (len(x_0),), device=x_0.device)
+        loss = simple_loss(self, x_0, t, torch.randn_like(x_0), self.schedule, weighting=self.weighting).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        self._held_out_step(batch)
+
+    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        self._held_out_step(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_held_out("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_held_out("test")
+
+    def _held_out_step(self, batch: Mapping[str, Tensor]) -> None:
+        """Loss with the noise and the timestep fixed by the image's index."""
+        x_0, index = to_model_space(batch["image"]), batch["index"]
+        num_timesteps = self.schedule.num_timesteps
+        # In float64 on the CPU: some accelerators have none, and the timesteps must be the same everywhere.
+        t = ((index.cpu().double() + 0.5) * GOLDEN_RATIO % 1 * num_timesteps).long()
+        noise = NoiseSource(VALIDATION_SEED).normal("validation", index, 0, x_0.shape[1:], x_0.device)
+        loss = simple_loss(self, x_0, t.to(x_0.device), noise, self.schedule)
+        entries = torch.stack([loss.float().cpu(), torch.ones(len(loss))], dim=1)
+        self._quartiles.index_add_(0, t * 4 // num_timesteps, entries)
+
+    def _log_held_out(self, stage: str) -> None:
+        # One reduction for all quartiles: on several devices some may have seen none of a quartile.
+        gathered = self.all_gather(self._quartiles.to(self.device))
+        assert isinstance(gathered, Tensor)
+        sums = gathered.reshape(-1, 4, 2).sum(0).cpu()
+        self._quartiles.zero_()
+        means = sums[:, 0] / sums[:, 1]
+        for quartile, mean in enumerate(means, start=1):
+            if sums[quartile - 1, 1] > 0:
+                self.log(f"{stage}/loss_q{quartile}", mean)
+        # Quartiles count alike, so that the number does not depend on how many images fell into each.
+        self.log(f"{stage}/loss", means[sums[:, 1] > 0].mean(), prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        config = self.optimizer_config
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        optimizer = kinds[config["name"]](
+            self.denoiser.parameters(),
+            lr=config["lr"],
+            betas=tuple(config["betas"]),
+            weight_decay=config["weight_decay"],
+            fused=self._fused,
+        )
+        warmup = max(1, config["warmup_steps"])
+        scheduler = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def _fused(self) -> bool | None:
+        """True where the optimizer may be one pass over all weights; None leaves the choice to torch.
+
+        With a loss scale (16-mixed) it may not: the scale would be undone within that pass, after clipping.
+        """
+        scaled = self._trainer is not None and getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        return None if scaled else True
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Clipping by norm computes the norm anyway; taking it from there makes logging it free.
+        if gradient_clip_val is not None and gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        # 0 means off, as Lightning has it; scaling the gradients to norm 0 would stop training silently.
+        limit = gradient_clip_val or float("inf")
+        self.log("train/gradient_norm", nn.utils.clip_grad_norm_(self.denoiser.parameters(), limit))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[HEADER] = describe(self.config)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Lightning restores the optimizer's settings with its state. What is configured now, perhaps a lower rate after
+        # training has diverged, goes over them; settings that did not change stay the same to the last bit.
+        now = self.optimizer_config
+        for group in (group for state in checkpoint["optimizer_states"] for group in state["param_groups"]):
+            group["lr"] *= now["lr"] / group["initial_lr"]
+            group.update(initial_lr=now["lr"], betas=tuple(now["betas"]), weight_decay=now["weight_decay"])
+            group["fused"] = self._fused
+        for scheduler in checkpoint["lr_schedulers"]:
+            scheduler["base_lrs"] = [now["lr"]] * len(scheduler["base_lrs"])
+
+
+def _mix(address: tuple[int, ...]) -> int:
+    """One 63-bit seed from several integers (FNV-1a over their bytes): near addresses give unrelated generators."""
+    state = 0xCBF29CE484222325
+    for number in address:
+        for byte in number.to_bytes(8, "little", signed=False):
+            state = ((state ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    return state >> 1
