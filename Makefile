@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make demo     install, train the default (digits), evaluate its grid, print the table"
 	@echo "make test     install with test dependencies, run the whole suite"
-	@echo "make lint     ruff and mypy"
+	@echo "make lint     ruff, mypy and the import contracts"
 	@echo "make notebooks   run notebooks/ from top to bottom and keep their outputs; a quarter of an hour at most"
 	@echo "make docs     write what docs/ takes from the code: configuration.md, the import diagram"
 	@echo "make install  the environment alone, in $(VENV)"
@@ -38,6 +38,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 notebooks: $(VENV)/.installed-dev
 	$(BIN)/python -m tools.run_notebooks

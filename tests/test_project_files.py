@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import runpy
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,15 +49,51 @@ class TestImportDiagram:
         assert self.tool.DIAGRAM.findall(page) == [self.tool.diagram()], "run `make docs`"
 
     def test_arrows_that_others_imply_are_left_out(self):
-        edges = {("scripts", "run"), ("run", "config"), ("scripts", "config"), ("config", "data")}
-        assert self.tool.without_implied(edges) == edges - {("scripts", "config")}
+        edges = {("command", "training"), ("training", "data"), ("command", "data"), ("data", "runs")}
+        assert self.tool.without_implied(edges) == edges - {("command", "data")}
         with pytest.raises(ValueError, match="circle"):
-            self.tool.without_implied({("run", "config"), ("config", "run")})
+            self.tool.without_implied({("training", "data"), ("data", "training")})
 
     def test_it_shows_that_rooms_do_not_know_each_other(self):
-        rooms = {"diffusion", "denoisers", "data", "metrics"}
+        rooms = {"diffusion", "denoisers", "data", "metrics", "findings"}
         found = self.tool.arrows()
-        assert ("run", "build") in found and not {a for a, _ in found} & rooms
+        assert ("command", "training") in found
+        assert not {(a, b) for a, b in found if a in rooms and b in rooms}
+
+
+class TestContracts:
+    """What each room may know, as pyproject.toml states it for import-linter."""
+
+    def test_they_are_kept(self):
+        outcome = subprocess.run(
+            [sys.executable, "-c", "from importlinter.cli import lint_imports_command as lint; lint()", "--no-cache"],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert outcome.returncode == 0, outcome.stdout
+        assert "0 broken" in outcome.stdout
+
+    def test_nothing_is_excepted_and_every_room_is_named(self):
+        settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]
+        assert not any("ignore_imports" in contract for contract in settings["contracts"])
+        assert settings["contracts"][0]["exhaustive"] is True
+
+    def test_only_rooms_and_doors_lie_in_the_package(self):
+        found = {path.name for path in (REPOSITORY / "src" / "ddim").iterdir() if path.name != "__pycache__"}
+        rooms = {"command", "training", "evaluation", "display", "tracking", "findings", "metrics", "data"}
+        rooms |= {"denoisers", "diffusion", "runs"}
+        doors = {"results.py", "report.py", "export.py", "extending.py"}
+        assert found - {"py.typed"} == rooms | doors | {"errors.py", "__init__.py"}
+
+    @pytest.mark.parametrize("path", sorted((REPOSITORY / "src").rglob("*.py")), ids=lambda path: path.stem)
+    def test_modules_and_functions_fit_on_a_few_screens(self, path):
+        text = path.read_text()
+        assert len(text.splitlines()) <= 300
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
 
 
 def anchors(page: Path) -> set[str]:

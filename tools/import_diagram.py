@@ -1,41 +1,33 @@
-"""Writes the import diagram of docs/architecture.md from the import statements of the package.
+"""Writes the import diagram of docs/architecture.md from the layers in pyproject.toml and the package's imports.
 
     python -m tools.import_diagram
 
-An arrow is an import. Arrows that others imply are left out, as are the small modules that stand below everything
-(errors, files, ...). A test fails when the page has another diagram.
+A box is a room or a door, a row of boxes a layer, an arrow an import; arrows that others imply are left out. A test
+fails when the page has another diagram, `make lint` when an import goes against the layers.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES, PAGE = REPOSITORY / "src" / "ddim", REPOSITORY / "docs" / "architecture.md"
-# A box for each, from top to bottom, with the modules in it.
-BOXES = {
-    "scripts": ("train.py", "evaluate.py"),
-    "run": ("run",),
-    "cli": ("cli",),
-    "studies": ("studies",),
-    "build": ("build", "subject"),
-    "config": ("config", "evaluation_config"),
-    "extending": ("extending",),
-    "callbacks": ("callbacks",),
-    "lit_module": ("lit_module", "grid", "checkpoint"),
-    "results": ("results", "records", "rows"),
-    "diffusion": ("diffusion",),
-    "denoisers": ("denoisers",),
-    "data": ("data",),
-    "metrics": ("metrics",),
-}
 DIAGRAM = re.compile(r"```mermaid\n.*?```\n", re.DOTALL)
 
 
+def layers() -> list[list[str]]:
+    """The rooms and doors from top to bottom, those of one layer together."""
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    (whole,) = (contract for contract in contracts if contract.get("containers") == ["ddim"])
+    return [[name.strip() for name in layer.split("|")] for layer in whole["layers"]]
+
+
 def imported(path: Path) -> set[str]:
-    """Modules and rooms of the package that a file names in its import statements, wherever they stand."""
+    """Rooms and doors of the package that a file names in its import statements, wherever they stand."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names: list[str] = []
@@ -48,43 +40,41 @@ def imported(path: Path) -> set[str]:
 
 
 def arrows() -> set[tuple[str, str]]:
-    """(importing box, imported box)."""
-    box_of = {module: box for box, modules in BOXES.items() for module in modules}
+    """(importing room, imported room)."""
+    rooms = [room for layer in layers() for room in layer]
     found = set()
-    for box, modules in BOXES.items():
-        for module in modules:
-            folder = SOURCES / module
-            path = REPOSITORY / module if module.endswith(".py") else SOURCES / f"{module}.py"
-            for file in sorted(folder.rglob("*.py")) if folder.is_dir() else [path]:
-                found |= {(box, box_of[name]) for name in imported(file) if box_of.get(name, box) != box}
+    for room in rooms:
+        folder = SOURCES / room
+        for file in sorted(folder.rglob("*.py")) if folder.is_dir() else [SOURCES / f"{room}.py"]:
+            found |= {(room, name) for name in imported(file) if name in rooms and name != room}
     return found
 
 
 def without_implied(edges: set[tuple[str, str]]) -> set[tuple[str, str]]:
     """The transitive reduction. Raises ValueError where the imports go in a circle."""
-    below: dict[str, set[str]] = {box: set() for box in BOXES}
+    below: dict[str, set[str]] = {}
 
-    def reach(box: str, path: tuple[str, ...] = ()) -> set[str]:
-        if box in path:
-            raise ValueError(f"imports in a circle: {' -> '.join((*path, box))}")
-        if not below[box]:
-            direct = {to for origin, to in edges if origin == box}
-            below[box] = direct.union(*(reach(to, (*path, box)) for to in direct))
-        return below[box]
+    def reach(room: str, path: tuple[str, ...] = ()) -> set[str]:
+        if room in path:
+            raise ValueError(f"imports in a circle: {' -> '.join((*path, room))}")
+        if room not in below:
+            direct = {to for origin, to in edges if origin == room}
+            below[room] = direct.union(*(reach(to, (*path, room)) for to in direct))
+        return below[room]
 
-    for box in BOXES:
-        reach(box)
+    for room in {room for edge in edges for room in edge}:
+        reach(room)
     return {(a, b) for a, b in edges if not any(b in below[c] for o, c in edges if o == a and c != b)}
 
 
 def diagram() -> str:
     """The fenced mermaid block."""
     lines = ["```mermaid", "flowchart TD"]
-    for box, modules in BOXES.items():
-        room = (SOURCES / modules[0]).is_dir()
-        label = f"{box}/" if room else "<br>".join(modules)
-        lines.append(f'  {box}["{label}"]')
-    order = list(BOXES)
+    for number, layer in enumerate(layers(), start=1):
+        lines.append(f"  subgraph floor{number}[ ]")
+        lines += [f'    {room}["{room}{"/" if (SOURCES / room).is_dir() else ".py"}"]' for room in layer]
+        lines.append("  end")
+    order = [room for layer in layers() for room in layer]
     edges = sorted(without_implied(arrows()), key=lambda edge: (order.index(edge[0]), order.index(edge[1])))
     lines += [f"  {a} --> {b}" for a, b in edges]
     return "\n".join([*lines, "```"]) + "\n"

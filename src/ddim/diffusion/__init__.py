@@ -8,13 +8,16 @@ from ddim.diffusion.objectives import WEIGHTINGS, loss_weights, simple_loss
 from ddim.diffusion.process import eps_from_v, eps_from_x0, predict_x0, q_sample, v_from_eps, x0_from_v
 from ddim.diffusion.samplers.base import Denoiser, Noise, StepState
 from ddim.diffusion.samplers.encoding import encode
+from ddim.diffusion.samplers.etas import ETA_SCHEDULES, eta_per_step
 from ddim.diffusion.samplers.generalized import VARIANCES, StepCoefficients, generalized_step, sample, step_table
+from ddim.diffusion.samplers.scaling import scale_eps
 from ddim.diffusion.samplers.table import OPTIONS, SAMPLERS, Sampler
 from ddim.diffusion.schedule import BUILT_IN, SCHEDULES, NoiseSchedule
 from ddim.diffusion.tau import SPACINGS, explicit_timesteps, select_timesteps
 
 __all__ = [
     "BUILT_IN",
+    "ETA_SCHEDULES",
     "OPTIONS",
     "SAMPLERS",
     "SCHEDULES",
@@ -32,12 +35,14 @@ __all__ = [
     "encode",
     "eps_from_v",
     "eps_from_x0",
+    "eta_per_step",
     "explicit_timesteps",
     "generalized_step",
     "loss_weights",
     "predict_x0",
     "q_sample",
     "sample",
+    "scale_eps",
     "select_timesteps",
     "simple_loss",
     "slerp",

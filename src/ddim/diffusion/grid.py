@@ -29,7 +29,8 @@ class GridPoint:
         timesteps: the increasing sub-sequence that is sampled; of ddim its length is the number of network calls.
         clip_denoised: whether the predicted x_0 is clipped to [-1, 1].
         sampler: the rule, one of `ddim.diffusion.SAMPLERS`.
-        options: (name, value) of the rule's own options, by name; all of them where it has any.
+        options: (name, value) of the rule's own options, by name, where they are not its defaults.
+        nfe: how often the network runs for an image.
     """
 
     steps: int
@@ -40,11 +41,7 @@ class GridPoint:
     clip_denoised: bool = False
     sampler: str = "ddim"
     options: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def nfe(self) -> int:
-        """How often the network runs for an image."""
-        return SAMPLERS[self.sampler].calls(len(self.timesteps), dict(self.options))
+    nfe: int = field(default=0, compare=False)
 
     def timesteps_tensor(self) -> Tensor:
         return torch.tensor(self.timesteps, dtype=torch.long)
@@ -80,7 +77,17 @@ def grid_points(
     _check_sampler(sampler, variances, clip_denoised, prefix)
     own = _options(sampler, options or {})
     points = [
-        GridPoint(count, eta, variance, name, timesteps, clip_denoised, sampler, own)
+        GridPoint(
+            count,
+            eta,
+            variance,
+            name,
+            timesteps,
+            clip_denoised,
+            sampler,
+            own,
+            _calls(sampler, schedule, timesteps, eta, dict(own)),
+        )
         for eta, variance in variances
         for count, name, timesteps in selections
     ]
@@ -103,14 +110,34 @@ def _check_sampler(name: str, variances: Sequence[tuple[float, str]], clip_denoi
 
 
 def _options(sampler: str, given: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """The rule's own options, all of them, as a point holds them. Raises `UserError` for one that it does not have."""
+    """The rule's own options as a point holds them. Raises `UserError` for one that it does not have."""
     known = SAMPLERS[sampler].options
     for name, value in given.items():
         if name not in known:
             has = f"its own are {', '.join(known)}" if known else "it has none of its own"
             raise UserError(f"sampler.{name}={value} is no option of sampler.name={sampler}; {has}.")
-    values = {**known, **given}
-    return tuple((name, _hashable(values[name])) for name in sorted(values))
+    return tuple((name, _hashable(given[name])) for name in sorted(given) if given[name] != known[name])
+
+
+def _calls(
+    sampler: str, schedule: NoiseSchedule, timesteps: tuple[int, ...], eta: float, options: Mapping[str, Any]
+) -> int:
+    """How often the network runs. Raises `UserError` where the rule refuses its options."""
+    rule = SAMPLERS[sampler]
+    try:
+        calls = rule.calls(schedule, timesteps, **options)
+        if options and rule.version is None:
+            # The rule itself knows best what its options may be; one number is sampled in no time.
+            nothing = torch.zeros(1, 1)
+            rule.run(lambda x, t: nothing, nothing, schedule, timesteps, eta=eta, noise=_no_noise, **options)
+    except (ValueError, TypeError) as error:
+        stated = ", ".join(f"sampler.{name}={value}" for name, value in options.items()) or f"sampler.name={sampler}"
+        raise UserError(f"{stated} cannot be used with {len(timesteps)} timesteps: {error}.") from error
+    return calls
+
+
+def _no_noise(step: int, like: Tensor) -> Tensor:
+    return torch.zeros_like(like)
 
 
 def _hashable(value: Any) -> Any:

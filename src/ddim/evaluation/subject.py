@@ -132,11 +132,9 @@ class Subject:
 
         Raises ValueError where the point's sampler has no inverse.
         """
-        inverse = SAMPLERS[point.sampler].inverse
-        if inverse is None:
-            raise ValueError(f"the sampler {point.sampler} has no inverse")
+        rule = SAMPLERS[point.sampler]
         with self.arithmetic():
-            return inverse(
+            return rule.encode(
                 self.denoiser, x_0.to(self.device), self.schedule, point.timesteps_tensor(), **dict(point.options)
             )
 
@@ -165,6 +163,8 @@ class Subject:
     def depends_on(self, point: GridPoint) -> dict[str, Any]:
         """All that the samples of a point depend on, besides the network."""
         described = asdict(point)
+        # It follows from the others.
+        del described["nfe"]
         if not point.options:
             # Points that were finished before samplers had options of their own are the same points.
             del described["options"]

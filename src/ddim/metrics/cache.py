@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddim.metrics.kid import off_diagonal_sum
 from ddim.metrics.manifold import neighbour_radii
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,21 @@ def cached_radii(statistics: Path | None, k: int, features: Tensor, device: torc
         return {"radii": neighbour_radii(features, k, device).numpy()}
 
     return torch.from_numpy(derived(statistics, f"radii{k}", compute, usable)["radii"])
+
+
+def cached_kernel_sum(statistics: Path | None, features: Tensor, device: torch.device | str) -> float:
+    """`off_diagonal_sum` of the features in the cache file `statistics`, kept beside it; nowhere if that is None."""
+    if statistics is None:
+        return off_diagonal_sum(features, device)
+
+    def usable(arrays: dict[str, NDArray[Any]]) -> bool:
+        total = arrays["sum"]
+        return total.shape == () and total.dtype == np.float64 and bool(np.isfinite(total))
+
+    def compute() -> dict[str, NDArray[Any]]:
+        return {"sum": np.asarray(off_diagonal_sum(features, device), np.float64)}
+
+    return float(derived(statistics, "kernel", compute, usable)["sum"])
 
 
 def derived(

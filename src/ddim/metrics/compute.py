@@ -6,27 +6,36 @@ kept with the reference: the root of its covariance, the radii of its manifold, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
+from ddim.metrics.blocks import BLOCKS, BlockMoments
 from ddim.metrics.cache import derived
 from ddim.metrics.features import Features
-from ddim.metrics.kid import kernel_distance
-from ddim.metrics.manifold import precision_recall
-from ddim.metrics.moments import RunningMoments, symmetric_root
+from ddim.metrics.frechet import distance_jackknife, distance_to
+from ddim.metrics.inception_score import inception_jackknife
+from ddim.metrics.kid import kernel_distance, kernel_jackknife
+from ddim.metrics.manifold import precision_recall, precision_recall_jackknife
+from ddim.metrics.moments import RunningMoments
 from ddim.metrics.reference import ReferenceStatistics, short_hash
+from ddim.metrics.uncertainty import Jackknife, Measured
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of a user's own: `function(generated, reference)` is one number. `version` changes when it does."""
+    """A metric of a user's own: `function(generated, reference)` is one number, or a `Measured` with its deviation.
 
-    function: Callable[[Features, ReferenceStatistics], float]
+    `version` changes when it does.
+    """
+
+    function: Callable[[Features, ReferenceStatistics], float | Measured]
     version: str
 
 
@@ -44,8 +53,16 @@ def needs_features(metrics: Collection[str], reference: ReferenceStatistics) -> 
     return pairwise or "inception_score" in metrics or any(MEASURES[name] is not None for name in metrics)
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """values: numbers by column, as `compute_metrics` returns them. jackknives: by column, of those that have one."""
+
+    values: dict[str, float]
+    jackknives: dict[str, Jackknife]
+
+
 def compute_metrics(
-    generated: Features | RunningMoments,
+    generated: Features | RunningMoments | BlockMoments,
     reference: ReferenceStatistics,
     metrics: Collection[str] = METRICS,
     seed: int = 0,
@@ -57,7 +74,7 @@ def compute_metrics(
     (Binkowski et al., 2018; unbiased, over 100 subsets of min(1000, N) images drawn by `seed`), `precision` and
     `recall` (Kynkaanniemi et al., 2019; 3 neighbours; precision is the part of the generated images inside the
     reference manifold), `inception_score_mean` and `inception_score_std` (Salimans et al., 2016; 10 splits shuffled
-    by `seed`), and the name of each metric of a user's own.
+    by `seed`), and the name of each metric of a user's own, with `<name>_sd` where it returns a `Measured`.
 
     What cannot be computed is absent: KID, precision and recall without reference features (published statistics) or
     with fewer than 2 or 4 images on a side, the Inception score without logits or with fewer than 10 images, the
@@ -66,46 +83,109 @@ def compute_metrics(
 
     Raises ValueError for an unknown metric and for features of another dimension than the reference.
     """
+    return measure_metrics(generated, reference, metrics, seed, device, uncertainty=False).values
+
+
+def measure_metrics(
+    generated: Features | RunningMoments | BlockMoments,
+    reference: ReferenceStatistics,
+    metrics: Collection[str] = METRICS,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    *,
+    uncertainty: bool = True,
+) -> Measurement:
+    """`compute_metrics`, the very numbers, and with `uncertainty` the standard deviation of each but a user's own.
+
+    generated: image i of them is sample i, which decides its block. Further keys: `<column>_sd` of
+    `frechet_distance`, `kid_mean`, `precision`, `recall` and `inception_score_mean`, by the jackknife over the blocks,
+    and `frechet_distance_unbiased`, without the bias of order 1/N. The jackknife of KID is over all pairs of images and
+    that of the Inception score over one split, where the column's own number takes subsets and 10 splits of the same.
+
+    Absent, besides what `compute_metrics` says: deviations of fewer images than blocks, or so few that one block less
+    leaves too few for the metric; and of `RunningMoments`, which know no blocks.
+
+    Raises ValueError as `compute_metrics` does.
+    """
     unknown = [name for name in metrics if name not in METRICS]
     if unknown:
         raise ValueError(f"unknown metric {unknown[0]!r}; known are {', '.join(METRICS)}")
-    dim = generated.dim if isinstance(generated, RunningMoments) else generated.features.shape[1]
+    dim = generated.features.shape[1] if isinstance(generated, Features) else generated.dim
     if dim != len(reference.mu):
         raise ValueError(f"generated features have {dim} dimensions, the reference has {len(reference.mu)}")
     values: dict[str, float] = {}
+    jackknives: dict[str, Jackknife] = {}
+    # How many images the smallest set has that the jackknife measures.
+    left = len(generated) - math.ceil(len(generated) / BLOCKS) if uncertainty and len(generated) >= BLOCKS else 0
     if "frechet_distance" in metrics and len(generated) >= 2:
-        moments = generated if isinstance(generated, RunningMoments) else _moments(generated)
-        values["frechet_distance"] = _frechet_distance(
-            moments.mean, moments.covariance(), reference.mu, reference.sigma_root
-        )
-    if isinstance(generated, RunningMoments):
-        return values
-    smaller = min(len(generated), 0 if reference.features is None else len(reference.features))
-    if reference.features is not None and "kid" in metrics and smaller >= 2:
+        values["frechet_distance"] = distance_to(_moments(generated), reference)
+        if left >= 2 and not isinstance(generated, RunningMoments):
+            blocks = BlockMoments.of(generated.features) if isinstance(generated, Features) else generated
+            jackknives["frechet_distance"] = distance_jackknife(blocks, reference, values["frechet_distance"])
+            values["frechet_distance_unbiased"] = jackknives["frechet_distance"].unbiased
+    if isinstance(generated, Features):
+        for found in (
+            _pairwise(generated.features, reference, metrics, seed, device, left),
+            _inception_score(generated.logits, metrics, seed, left),
+        ):
+            values |= found.values
+            jackknives |= found.jackknives
+        for name in metrics:
+            own = MEASURES[name]
+            if own is not None:
+                values |= _own(name, own.function(generated, reference))
+    return Measurement(values | {f"{column}_sd": found.sd for column, found in jackknives.items()}, jackknives)
+
+
+def _pairwise(
+    features: Tensor,
+    reference: ReferenceStatistics,
+    metrics: Collection[str],
+    seed: int,
+    device: torch.device | str,
+    left: int,
+) -> Measurement:
+    """KID, precision and recall. left: images without a block, 0 where no deviations are wanted."""
+    values: dict[str, float] = {}
+    jackknives: dict[str, Jackknife] = {}
+    if reference.features is None:
+        return Measurement(values, jackknives)
+    smaller = min(len(features), len(reference.features))
+    if "kid" in metrics and smaller >= 2:
+        size = min(KID_SUBSET_SIZE, smaller)
         values["kid_mean"], values["kid_std"] = kernel_distance(
-            generated.features,
-            reference.features,
-            KID_SUBSETS,
-            min(KID_SUBSET_SIZE, smaller),
-            seed,
-            reference.kernel_sums,
+            features, reference.features, KID_SUBSETS, size, seed, reference.kernel_sums
         )
-    if reference.features is not None and "precision_recall" in metrics and smaller > NEIGHBOURS:
-        radii = reference.radii(NEIGHBOURS, device)
-        values["precision"], values["recall"] = precision_recall(
-            generated.features, reference.features, radii, NEIGHBOURS, device
-        )
-    if "inception_score" in metrics and generated.logits is not None and len(generated) >= INCEPTION_SCORE_SPLITS:
-        isc = isc_features_to_metric(generated.logits.cpu(), splits=INCEPTION_SCORE_SPLITS, rng_seed=seed)
-        values |= {
-            "inception_score_mean": isc[KEY_METRIC_ISC_MEAN],
-            "inception_score_std": isc[KEY_METRIC_ISC_STD],
-        }
-    for name in metrics:
-        own = MEASURES[name]
-        if own is not None:
-            values[name] = float(own.function(generated, reference))
-    return values
+        if left >= 2:
+            jackknives["kid_mean"] = kernel_jackknife(
+                features, reference.features, reference.kernel_sum(device), device
+            )
+    if "precision_recall" in metrics and smaller > NEIGHBOURS:
+        arguments = (features, reference.features, reference.radii(NEIGHBOURS, device), NEIGHBOURS, device)
+        if left > NEIGHBOURS:
+            both = precision_recall_jackknife(*arguments)
+            jackknives |= zip(("precision", "recall"), both, strict=True)
+            values["precision"], values["recall"] = (found.value for found in both)
+        else:
+            values["precision"], values["recall"] = precision_recall(*arguments)
+    return Measurement(values, jackknives)
+
+
+def _inception_score(logits: Tensor | None, metrics: Collection[str], seed: int, left: int) -> Measurement:
+    if "inception_score" not in metrics or logits is None or len(logits) < INCEPTION_SCORE_SPLITS:
+        return Measurement({}, {})
+    score = isc_features_to_metric(logits.cpu(), splits=INCEPTION_SCORE_SPLITS, rng_seed=seed)
+    values = {
+        "inception_score_mean": score[KEY_METRIC_ISC_MEAN],
+        "inception_score_std": score[KEY_METRIC_ISC_STD],
+    }
+    return Measurement(values, {"inception_score_mean": inception_jackknife(logits)} if left else {})
+
+
+def _own(name: str, found: float | Measured) -> dict[str, float]:
+    if isinstance(found, Measured):
+        return {name: float(found.value), f"{name}_sd": float(found.sd)}
+    return {name: float(found)}
 
 
 def compute_floor(
@@ -138,30 +218,15 @@ def compute_floor(
     return {key: float(value) for key, value in values.items()}
 
 
-def _moments(features: Features) -> RunningMoments:
-    moments = RunningMoments(features.features.shape[1])
-    moments.update(features.features)
+def _moments(generated: Features | RunningMoments | BlockMoments) -> RunningMoments:
+    if isinstance(generated, RunningMoments):
+        return generated
+    if isinstance(generated, BlockMoments):
+        return generated.total()
+    moments = RunningMoments(generated.features.shape[1])
+    moments.update(generated.features)
     return moments
 
 
 def _are_metrics(arrays: dict[str, NDArray[np.float64]]) -> bool:
     return all(value.shape == () and value.dtype == np.float64 and np.isfinite(value) for value in arrays.values())
-
-
-def frechet_distance(
-    mu_1: NDArray[np.float64], sigma_1: NDArray[np.float64], mu_2: NDArray[np.float64], sigma_2: NDArray[np.float64]
-) -> float:
-    """|mu_1 - mu_2|^2 + tr(sigma_1 + sigma_2 - 2 (sigma_1 sigma_2)^(1/2)); mu (D,), sigma (D, D), all float64."""
-    return _frechet_distance(mu_1, sigma_1, mu_2, symmetric_root(sigma_2))
-
-
-def _frechet_distance(
-    mu_1: NDArray[np.float64], sigma_1: NDArray[np.float64], mu_2: NDArray[np.float64], root_2: NDArray[np.float64]
-) -> float:
-    """With sigma_2 = root_2^2. The eigenvalues of sigma_1 sigma_2 are those of root_2 sigma_1 root_2, which is
-    symmetric: a tenth of the time, and none of them is complex."""
-    root = torch.from_numpy(root_2)
-    product = torch.linalg.eigvalsh(root @ torch.from_numpy(sigma_1) @ root)
-    difference = mu_1 - mu_2
-    trace = np.trace(sigma_1) + root.square().sum().item() - 2 * product.clamp(min=0).sqrt().sum().item()
-    return float(difference @ difference + trace)

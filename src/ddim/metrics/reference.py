@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddim.errors import UserError
-from ddim.metrics.cache import UNREADABLE, cached_radii, forget_derived, save_arrays
+from ddim.metrics.cache import UNREADABLE, cached_kernel_sum, cached_radii, forget_derived, save_arrays
 from ddim.metrics.features import FeatureExtractor
 from ddim.metrics.kid import KernelSums
 from ddim.metrics.moments import RunningMoments, symmetric_root
@@ -52,6 +52,7 @@ class ReferenceStatistics:
     path: Path | None = None
     # What KID keeps here, see `ddim.metrics.kid`.
     kernel_sums: KernelSums = field(default_factory=dict, init=False, repr=False, compare=False)
+    _kernel_sum: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
     _radii: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
@@ -69,6 +70,17 @@ class ReferenceStatistics:
         if k not in self._radii:
             self._radii[k] = cached_radii(self.path, k, self.features, device)
         return self._radii[k]
+
+    def kernel_sum(self, device: torch.device | str = "cpu") -> float:
+        """KID's kernel summed over all ordered pairs of different features, kept here and in the cache.
+
+        device: where it is computed. Raises ValueError without features.
+        """
+        if self.features is None:
+            raise ValueError("the sum of a kernel needs the features of the reference, which are not known")
+        if "all" not in self._kernel_sum:
+            self._kernel_sum["all"] = cached_kernel_sum(self.path, self.features, device)
+        return self._kernel_sum["all"]
 
     @property
     def preprocessing(self) -> str | None:

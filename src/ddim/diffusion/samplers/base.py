@@ -1,4 +1,4 @@
-"""What samplers have in common: what a denoiser is, a step's state, one checked call."""
+"""What every sampler is made of: the types of its arguments, its state, and the one way the denoiser is called."""
 
 from __future__ import annotations
 
@@ -46,4 +46,5 @@ def evaluate(denoiser: Denoiser, x: Tensor, timestep: int, dtype: torch.dtype) -
 
 
 def global_noise(step: int, like: Tensor) -> Tensor:
+    """The default `noise`: torch's global generator, in like's shape, dtype and device."""
     return torch.randn(like.shape, dtype=like.dtype, device=like.device)

@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor
 
 from ddim.diffusion.samplers.base import Denoiser, Noise, StepState, evaluate, global_noise, initial_state
+from ddim.diffusion.samplers.etas import eta_per_step
+from ddim.diffusion.samplers.levels import downwards
+from ddim.diffusion.samplers.options import check_choice
 from ddim.diffusion.schedule import NoiseSchedule
-from ddim.diffusion.tau import explicit_timesteps
 
 VARIANCES = ("eta", "sigma_hat", "sigma_hat_official")
 
@@ -50,21 +53,25 @@ def sigma_hat_coefficients(alpha_bar: float, alpha_bar_prev: float) -> tuple[flo
 
 
 def step_table(
-    schedule: NoiseSchedule, timesteps: Sequence[int] | Tensor, eta: float = 0.0, variance: str = "eta"
+    schedule: NoiseSchedule,
+    timesteps: Sequence[int] | Tensor,
+    eta: float | Sequence[float] = 0.0,
+    variance: str = "eta",
+    *,
+    eta_schedule: str = "constant",
+    end: int = -1,
 ) -> tuple[StepCoefficients, ...]:
     """The steps that `sample` takes, noisiest first; arguments and errors as there."""
-    if variance not in VARIANCES:
-        raise ValueError(f"variance must be one of {', '.join(VARIANCES)}, got {variance!r}")
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta must be in [0, 1], got {eta!r}")
-    if variance != "eta" and eta != 1.0:
+    check_choice("variance", variance, VARIANCES)
+    path = downwards(schedule, timesteps, end)
+    etas = eta_per_step(eta, schedule, timesteps, eta_schedule)
+    if variance != "eta" and any(value != 1.0 for value in etas):
         raise ValueError(f"eta must be 1 with variance={variance!r}, whose mean is that of eta=1, got {eta!r}")
-    tau = explicit_timesteps(schedule.num_timesteps, timesteps).tolist()
     table = []
-    for t, previous in reversed(list(zip(tau, [-1, *tau[:-1]], strict=True))):
-        alpha_bar, alpha_bar_prev = schedule.alpha_bar_at(t), schedule.alpha_bar_at(previous)
+    for (here, there), step_eta in zip(pairwise(path), etas, strict=True):
+        t, previous, alpha_bar, alpha_bar_prev = here.timestep, there.timestep, here.alpha_bar, there.alpha_bar
         if variance == "eta":
-            direction, sigma = eta_coefficients(alpha_bar, alpha_bar_prev, eta)
+            direction, sigma = eta_coefficients(alpha_bar, alpha_bar_prev, step_eta)
         else:
             direction, sigma = sigma_hat_coefficients(alpha_bar, alpha_bar_prev)
         if variance == "sigma_hat_official" and previous == -1:
@@ -84,9 +91,11 @@ def sample(
     x_T: Tensor,
     schedule: NoiseSchedule,
     timesteps: Sequence[int] | Tensor,
-    eta: float = 0.0,
+    eta: float | Sequence[float] = 0.0,
     *,
+    eta_schedule: str = "constant",
     variance: str = "eta",
+    end: int = -1,
     clip_denoised: bool = False,
     noise: Noise | None = None,
     on_step: Callable[[StepState], object] | None = None,
@@ -96,10 +105,12 @@ def sample(
     denoiser: (x, t) -> eps with x in x_T's dtype and t a LongTensor (N,). It is called exactly len(timesteps) times.
     x_T: floating point (N, ...). The state, and so the result, has its dtype, or float32 if that is less precise.
     timesteps: strictly increasing, in [0, T - 1], as `select_timesteps` makes them.
-    eta: in [0, 1]; 0 is DDIM, 1 is DDPM with the posterior variance.
+    eta: in [0, 1]; 0 is DDIM, 1 is DDPM with the posterior variance. A list has one for each step, noisiest first.
+    eta_schedule: of `ETA_SCHEDULES`, what becomes of one eta over the steps.
     variance: "eta" uses sigma(eta). "sigma_hat" is the paper's: the mean of eta=1 (which must be passed), the larger
         noise, on the last step too. "sigma_hat_official" is the official code's DDPM sampler: the same, but x_0 is
         always clipped to [-1, 1] and the last step adds no noise.
+    end: the timestep to stop at, below the others; -1 is the clean data.
     clip_denoised: clamp each predicted x_0 to [-1, 1] and read eps again from x_t and the clamped x_0, so that the
         step follows q_sigma(x_prev | x_t, x_0) (DDIM eq. 7) of the clamped x_0.
     noise: (step, like) -> standard normal tensor of like's shape, step 0 being the noisiest; called only for steps
@@ -110,7 +121,7 @@ def sample(
 
     Raises ValueError naming the argument that is out of range, or when denoiser or noise returns another shape.
     """
-    table = step_table(schedule, timesteps, eta, variance)
+    table = step_table(schedule, timesteps, eta, variance, eta_schedule=eta_schedule, end=end)
     clip = clip_denoised or variance == "sigma_hat_official"
     draw = global_noise if noise is None else noise
     x = initial_state("x_T", x_T)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,16 @@ import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-import ddim.command.config as config_module
-from ddim.command.config import EvaluateConfig, evaluation_config, training_config
+from ddim.command.config import PRECISIONS, EvaluateConfig, evaluate_schema, evaluation_config, training_config
 from ddim.diffusion import VARIANCES, WEIGHTINGS, NoiseSchedule
 from ddim.diffusion.schedule import build_schedule
 from ddim.errors import UserError
-from ddim.training.settings import TrainConfig, sample_grid_point, training_grid
+from ddim.evaluation.settings import STUDIES, GeneralSettings
+from ddim.tracking.loggers import LOGGERS
+from ddim.training import settings as training_settings
+from ddim.training.settings import OPTIMIZERS, OptimizerConfig, TrainConfig, sample_grid_point, training_grid
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def training(composed):
 @pytest.fixture
 def evaluation(composed):
     def make(**changes) -> EvaluateConfig:
-        return evaluation_config(_changed(composed["evaluate"], changes))
+        return evaluation_config(_changed(composed["evaluate"], changes)).config
 
     return make
 
@@ -54,10 +57,22 @@ def _changed(cfg: DictConfig, changes) -> DictConfig:
 
 def test_the_default_is_typed(training, evaluation):
     config = training()
-    assert type(config) is TrainConfig and type(config.optimizer) is config_module.OptimizerConfig
+    assert type(config) is TrainConfig and type(config.optimizer) is OptimizerConfig
     assert type(config.loader.batch_size) is int and type(config.optimizer.lr) is float
     assert config.dataset["name"] == "digits" and isinstance(config.dataset, dict)
-    assert type(evaluation().evaluation) is config_module.EvaluationConfig
+    part = evaluation().evaluation
+    assert isinstance(part, GeneralSettings) and type(part).__name__ == "EvaluationConfig"
+    for name, study in STUDIES.items():
+        if fields(study.Settings):
+            assert type(getattr(part, name)) is study.Settings
+
+
+def test_every_study_that_has_settings_finds_them_in_the_schema():
+    """Also one that is added while the program runs; the schema is made when it is asked for."""
+    (part,) = [item.type for item in fields(evaluate_schema()) if item.name == "evaluation"]
+    stated = {item.name for item in fields(part)}
+    general = {item.name for item in fields(GeneralSettings)}
+    assert stated - general == {name for name, study in STUDIES.items() if fields(study.Settings)}
 
 
 def test_every_key_of_the_schemas_is_in_the_files(composed):
@@ -70,7 +85,7 @@ def test_every_key_of_the_schemas_is_in_the_files(composed):
             elif key not in cfg:
                 yield prefix + key
 
-    for schema, name in ((TrainConfig, "train"), (EvaluateConfig, "evaluate")):
+    for schema, name in ((TrainConfig, "train"), (evaluate_schema(), "evaluate")):
         structured = OmegaConf.to_container(OmegaConf.structured(schema))
         assert list(keys(structured, composed[name])) == []
 
@@ -210,13 +225,13 @@ def test_a_schedule_that_cannot_be_built_is_one_sentence(schedule):
 
 
 def test_the_names_agree_with_the_rooms_that_mean_them():
-    assert set(config_module.WEIGHTINGS) == set(WEIGHTINGS)
+    assert set(training_settings.WEIGHTINGS) == set(WEIGHTINGS)
     assert "eta" in VARIANCES
-    assert {path.stem for path in (CONF / "logger").glob("*.yaml")} == set(config_module.LOGGERS)
-    assert {path.stem for path in (CONF / "optimizer").glob("*.yaml")} == set(config_module.OPTIMIZERS)
+    assert {path.stem for path in (CONF / "logger").glob("*.yaml")} == set(LOGGERS)
+    assert {path.stem for path in (CONF / "optimizer").glob("*.yaml")} == set(OPTIMIZERS)
 
 
-@pytest.mark.parametrize("precision", [name for name in config_module.PRECISIONS if name != "auto"])
+@pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "auto"])
 def test_the_precisions_are_lightnings(training, precision):
     assert training(trainer__precision=precision).trainer["precision"] == precision
     trainer = pl.Trainer(accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False)

@@ -26,7 +26,7 @@ from ddim.evaluation.studies.grid import grid_result
 from ddim.findings.files import read_results
 from ddim.metrics import Features, build_extractor
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 SCHEDULE = NoiseSchedule.linear(1000)
 CIFAR10 = ("dataset=cifar10", "denoiser=unet_cifar10", "schedule=linear")
 
@@ -39,8 +39,9 @@ def evaluation(*arguments: str):
 @pytest.mark.parametrize("arguments", [(), ("evaluation=paper",), ("table=cifar10_table1",), ("sampler=ddim",)])
 def test_linear_tau_for_cifar10(arguments):
     """Quadratic without anybody asking for it: the official rule, repeats dropped."""
-    config = evaluation(*arguments, "sampler.steps=100")
-    for point in config.sampler.points(SCHEDULE):
+    planned = evaluation(*arguments, "sampler.steps=100")
+    assert planned.config.sampler.points(SCHEDULE)
+    for point in [*planned.config.sampler.points(SCHEDULE), *planned.points["grid"]]:
         official = np.unique((np.linspace(0, math.sqrt(1000 * 0.8), 100) ** 2).astype(int))
         assert point.tau == "quadratic" and list(point.timesteps) == official.tolist() and point.nfe == 96
 
@@ -105,13 +106,13 @@ def test_raw_weights_taken_for_their_average(tmp_path):
     torch.save({"state_dict": state, "ddim": {"format": 1, "config": groups}}, tmp_path / "raw.ckpt")
     with pytest.raises(UserError, match="holds no EMA weights"):
         open_pretrained(tmp_path / "raw.ckpt").select("ema")
-    assert evaluation().evaluation.weights == "ema"
+    assert evaluation().config.evaluation.weights == "ema"
 
 
 def test_the_larger_variance_forced():
     """η = 1 is the posterior variance (1 - ᾱ_prev)/(1 - ᾱ) β, not β; table 3 asks for it by η."""
     for table in ("lsun_church_table3", "lsun_bedroom_table3"):
-        points = evaluation(f"table={table}").sampler.points(SCHEDULE)
+        points = evaluation(f"table={table}").config.sampler.points(SCHEDULE)
         assert {(point.eta, point.variance) for point in points} == {(0.0, "eta"), (1.0, "eta")}
     alpha_bar, previous = SCHEDULE.alpha_bar[500].item(), SCHEDULE.alpha_bar[400].item()
     beta = 1 - alpha_bar / previous
@@ -140,8 +141,10 @@ def test_inversion_that_fails_because_x_0_is_clipped():
     x_0 = torch.tensor([[3.0, -2.5]], dtype=torch.float64)
     again = sample(gaussian, encode(gaussian, x_0, SCHEDULE, tau), SCHEDULE, tau, eta=0.0)
     assert (again - x_0).abs().max() < 0.05
-    config = evaluation("evaluation=reconstruction", "sampler.clip_denoised=true")
-    assert not any(p.clip_denoised for p in plan(config.sampler, config.evaluation, SCHEDULE)["reconstruction"])
+    planned = evaluation("evaluation=reconstruction", "sampler.clip_denoised=true")
+    assert not any(p.clip_denoised for p in planned.points["reconstruction"])
+    again = plan(planned.config.sampler, planned.config.evaluation, SCHEDULE)
+    assert again["reconstruction"] == planned.points["reconstruction"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

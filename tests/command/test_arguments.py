@@ -1,10 +1,9 @@
-"""The command line before Hydra sees it: grids as lists, additions, resumption, and errors as one sentence."""
+"""The command line before Hydra sees it: grids as lists, additions and resumption."""
 
 from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +16,19 @@ from hypothesis import strategies as st
 
 from ddim.command.arguments import GRID_KEYS, evaluation_arguments, training_arguments
 from ddim.errors import UserError
-from ddim.runs.ending import exit_with_sentence
 from ddim.runs.overrides import SUPPLIED
-from ddim.runs.signals import StopRequest
 
+# Keys whose list is a grid; `GRID_KEYS` says so by a pattern.
+LISTED = (
+    "sampler.steps",
+    "sampler.eta",
+    "sampler.tau",
+    "evaluation.parts",
+    "evaluation.metrics",
+    *(f"evaluation.{part}.eta" for part in ("consistency", "trajectory", "diversity")),
+    "callbacks.evaluation.steps",
+    "callbacks.evaluation.eta",
+)
 BOTH = pytest.mark.parametrize("rewrite", [training_arguments, evaluation_arguments])
 
 
@@ -53,13 +61,13 @@ def parsed(argument: str):
 def test_a_grid_is_one_list(rewrite, typed, understood):
     (argument,) = rewrite([typed])
     key, value = parsed(argument)
-    assert key in GRID_KEYS
+    assert GRID_KEYS.fullmatch(key)
     plain = [getattr(item, "text", item) for item in value] if isinstance(value, list) else value
     assert plain == understood
 
 
 @BOTH
-@pytest.mark.parametrize("key", GRID_KEYS)
+@pytest.mark.parametrize("key", LISTED)
 @settings(deadline=None, max_examples=25)
 @given(numbers=st.lists(st.integers(0, 1000) | st.floats(0, 1), min_size=2, max_size=6))
 def test_every_list_of_numbers_survives(rewrite, key, numbers):
@@ -79,6 +87,10 @@ def test_every_list_of_numbers_survives(rewrite, key, numbers):
         "+extra=1",
         "seed=0,1",
         "evaluation.metrics=[kid]",
+        "evaluation.consistency.num_images=8,16",
+        "evaluation.eta=0,1",
+        "callbacks.sample_grid.eta=0,1",
+        "callbacks.evaluation.metrics=kid,frechet_distance",
         "optimizer.lr=1e-3,2e-3",
         "sampler.steps=range(1,5)",
         "sampler.steps=[10,20",
@@ -198,39 +210,6 @@ class TestResume:
             self.resume(run)
 
 
-def test_a_user_error_is_one_sentence_and_status_2(capsys):
-    def task():
-        raise UserError("seed=-1 must not be negative.")
-
-    with pytest.raises(SystemExit) as exit_:
-        exit_with_sentence(task)
-    assert exit_.value.code == 2
-    assert capsys.readouterr() == ("", "error: seed=-1 must not be negative.\n")
-
-
-def test_a_signal_is_one_sentence_and_its_status(capsys):
-    def task():
-        with StopRequest(lambda: "go on with `this`"):
-            signal.raise_signal(signal.SIGTERM)
-
-    with pytest.raises(SystemExit) as exit_:
-        exit_with_sentence(task)
-    assert exit_.value.code == 143
-    assert capsys.readouterr() == ("", "Stopped by SIGTERM: go on with `this`.\n")
-
-
-def test_ctrl_c_before_the_work_is_no_traceback_either(capsys):
-    # A shell's background jobs, so perhaps these tests, are started with SIGINT ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(SystemExit) as exit_:
-            exit_with_sentence(lambda: signal.raise_signal(signal.SIGINT))
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert exit_.value.code == 130
-    assert capsys.readouterr() == ("", "Stopped by Ctrl-C before the work began.\n")
-
-
 class TestSlurm:
     """A job finds its directory again when it is requeued, and all its tasks agree on it."""
 
@@ -264,24 +243,9 @@ class TestSlurm:
         assert self.directory("seed=1") is None
 
 
-def test_the_result_and_other_errors_pass_through():
-    assert exit_with_sentence(lambda: 7) == 7
-    with pytest.raises(ZeroDivisionError):
-        exit_with_sentence(lambda: 1 / 0)
-
-
-def test_full_errors_on_request(monkeypatch):
-    def task():
-        raise UserError("sentence")
-
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    with pytest.raises(UserError, match="sentence"):
-        exit_with_sentence(task)
-
-
 def test_importing_and_rewriting_loads_neither_torch_nor_lightning():
     code = (
-        "import sys; from ddim.cli import training_arguments, evaluation_arguments\n"
+        "import sys; from ddim.command.arguments import training_arguments, evaluation_arguments\n"
         "training_arguments(['sampler.steps=1,2']); evaluation_arguments(['sampler.steps=1,2'])\n"
         "print([m for m in ('torch', 'pytorch_lightning', 'numpy') if m in sys.modules])"
     )

@@ -30,7 +30,7 @@ from ddim.runs.overrides import GROUPS, read_overrides
 from ddim.tracking.loggers import LoggerConfig, build_loggers
 from ddim.training.callbacks.best_checkpoint import BestCheckpoint
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(REPOSITORY / "src").rglob("*.py"), *(REPOSITORY / "tools").rglob("*.py"), *REPOSITORY.glob("*.py")])
 # What executes, or can be told to, what it reads. `eval` and `compile` as methods are harmless.
 FORBIDDEN = re.compile(

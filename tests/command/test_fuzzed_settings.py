@@ -24,12 +24,12 @@ from ddim.errors import UserError
 from ddim.runs.overrides import GROUPS
 from ddim.training.trainer import build_trainer
 
-CONF = str(Path(__file__).resolve().parents[1] / "conf")
+CONF = str(Path(__file__).resolve().parents[2] / "conf")
 SCRIPTS = {
     "train": (training_arguments, training_config, ["trainer.accelerator=cpu"]),
     "evaluate": (
         evaluation_arguments,
-        evaluation_config,
+        lambda cfg: evaluation_config(cfg).config,
         ["dataset=digits", "denoiser=unet_digits", "schedule=linear"],
     ),
 }
@@ -113,13 +113,7 @@ def test_any_value_of_any_setting(script, keys, tmp_path_factory, data):
         sizes = {"batch_size": 1, "eval_batch_size": 1, "num_workers": 0}
         build_datamodule(dataset, **sizes, seed=config.seed, cache_dir=Path(config.cache_dir))
         build_schedule(config.schedule)
-        config.trainer.pop("enable_progress_bar", None)
-        build_trainer(
-            {**config.trainer, "accelerator": "cpu"},
-            tmp_path_factory.getbasetemp(),
-            logger=False,
-            enable_progress_bar=False,
-        )
+        build_trainer({**config.trainer, "accelerator": "cpu"}, tmp_path_factory.getbasetemp())
     except UserError as error:
         assert "\n" not in str(error)
     except (HydraException, OmegaConfBaseException):
