@@ -28,6 +28,14 @@ def scheduler_of(cls, schedule: NoiseSchedule, num_steps: int, **options):
     return scheduler
 
 
+def grid_of(num_steps: int, schedule: NoiseSchedule, **options) -> list[int]:
+    """The timesteps of DPMSolverMultistepScheduler, increasing."""
+    scheduler = diffusers.DPMSolverMultistepScheduler(num_train_timesteps=schedule.num_timesteps, **options)
+    scheduler.alphas_cumprod = schedule.alpha_bar.clone()
+    scheduler.set_timesteps(num_steps)
+    return scheduler.timesteps.flip(0).tolist()
+
+
 def denoiser(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return torch.tanh(0.8 * x + (t.reshape(-1, 1) / 300).sin())
 
@@ -102,3 +110,34 @@ def test_encode_step_equals_ddim_inverse_scheduler():
         x = scheduler.step(eps, int(t), x).prev_sample
     ours = encode(denoiser, latents(), schedule, select_timesteps(1000, 50, "linear"))
     torch.testing.assert_close(ours, x, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "option"),
+    [("karras", {"use_karras_sigmas": True}), ("logsnr", {"use_lu_lambdas": True})],
+)
+@pytest.mark.parametrize("schedule", [NoiseSchedule.linear(), NoiseSchedule.scaled_linear()])
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 5, 8, 10, 15, 20, 25])
+def test_grids_of_noise_levels_agree(num_steps, schedule, spacing, option):
+    # Of a cosine schedule it keeps fractional timesteps, and runs down to lambda = -10: another definition.
+    ours = select_timesteps(1000, num_steps, spacing, schedule=schedule).tolist()
+    assert ours == grid_of(num_steps, schedule, **option)
+
+
+@pytest.mark.parametrize(("spacing", "option"), [("karras", "use_karras_sigmas"), ("logsnr", "use_lu_lambdas")])
+def test_where_theirs_repeat_a_timestep_ours_are_distinct(spacing, option):
+    schedule = NoiseSchedule.linear()
+    theirs = grid_of(100, schedule, **{option: True})
+    ours = select_timesteps(1000, 100, spacing, schedule=schedule).tolist()
+    assert len(set(theirs)) < 100
+    assert len(set(ours)) == 100
+    # Once there is a timestep for every level, they agree again.
+    crowded = 30
+    assert ours[:5] == [0, 1, 2, 3, 4]
+    assert ours[crowded:] == theirs[crowded:]
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 5, 8, 16, 20, 50, 70, 100, 1000])
+def test_trailing_grids_agree(num_steps):
+    theirs = grid_of(num_steps, NoiseSchedule.linear(), timestep_spacing="trailing")
+    assert select_timesteps(1000, num_steps, "trailing").tolist() == theirs

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddim.diffusion import SPACINGS, explicit_timesteps, select_timesteps
+from ddim.diffusion import SPACINGS, NoiseSchedule, explicit_timesteps, select_timesteps
+from ddim.diffusion.tau import OF_NOISE_LEVELS, half_log_snr
+
+LINEAR, COSINE = NoiseSchedule.linear(), NoiseSchedule.cosine()
 
 
-@given(data=st.data(), num_timesteps=st.integers(1, 2000), spacing=st.sampled_from(SPACINGS))
+@given(
+    data=st.data(),
+    num_timesteps=st.integers(1, 2000),
+    spacing=st.sampled_from(SPACINGS),
+    make=st.sampled_from([NoiseSchedule.linear, NoiseSchedule.cosine, NoiseSchedule.sigmoid]),
+)
 @settings(deadline=None, max_examples=200)
-def test_every_tau_increases_from_zero_inside_the_range(data, num_timesteps, spacing):
+def test_every_tau_increases_inside_the_range(data, num_timesteps, spacing, make):
     num_steps = data.draw(st.integers(1, num_timesteps))
-    tau = select_timesteps(num_timesteps, num_steps, spacing)
+    tau = select_timesteps(num_timesteps, num_steps, spacing, schedule=make(num_timesteps))
     assert tau.dtype == torch.long
-    assert tau[0] == 0
+    assert tau[0] >= 0
     assert tau[-1] < num_timesteps
     assert bool((tau.diff() > 0).all())
-    assert len(tau) == num_steps if spacing == "linear" else 1 <= len(tau) <= num_steps
+    assert 1 <= len(tau) <= num_steps if spacing == "quadratic" else len(tau) == num_steps
+    if spacing in ("linear", "quadratic") or (spacing in OF_NOISE_LEVELS and num_steps > 1):
+        assert tau[0] == 0
 
 
 @given(num_timesteps=st.integers(1, 1000))
@@ -52,11 +64,79 @@ def test_quadratic_repeats_at_1000_timesteps(num_steps, distinct):
     assert tau[-1] == 800
 
 
+@pytest.mark.parametrize("schedule", [LINEAR, COSINE])
 @pytest.mark.parametrize("spacing", SPACINGS)
-def test_single_step_and_full_sequence(spacing):
-    assert select_timesteps(1000, 1, spacing).tolist() == [0]
-    if spacing == "linear":
-        assert select_timesteps(1000, 1000, spacing).tolist() == list(range(1000))
+def test_single_step_and_full_sequence(spacing, schedule):
+    noisiest = 995 if schedule is COSINE and spacing in OF_NOISE_LEVELS else 999
+    first = select_timesteps(1000, 1, spacing, schedule=schedule).tolist()
+    assert first == [0 if spacing in ("linear", "quadratic") else noisiest]
+    if spacing != "quadratic":
+        assert select_timesteps(1000, 1000, spacing, schedule=schedule).tolist() == list(range(1000))
+
+
+@pytest.mark.parametrize("num_steps", [3, 7, 16, 61, 103, 999])
+def test_trailing_ends_at_the_noisiest_timestep_and_never_below_zero(num_steps):
+    tau = select_timesteps(1000, num_steps, "trailing").tolist()
+    assert tau[-1] == 999
+    assert tau[0] >= 0
+    # arange(1000, 0, -1000 / 61) reaches a value just above 0, which would be timestep -1.
+    assert len(tau) == num_steps
+    np.testing.assert_allclose(tau, (np.arange(num_steps) + 1) * 1000 / num_steps - 1, atol=0.5)
+
+
+def level(t: int) -> float:
+    return float(half_log_snr(LINEAR.alpha_bar)[t])
+
+
+@pytest.mark.parametrize("num_steps", [2, 5, 10, 20])
+def test_levels_are_equally_spaced_up_to_rounding(num_steps):
+    table = half_log_snr(LINEAR.alpha_bar).numpy()
+    for spacing, to_axis in (("logsnr", lambda x: x), ("karras", lambda x: np.exp(-x / 7))):
+        tau = select_timesteps(1000, num_steps, spacing, schedule=LINEAR).numpy()
+        axis = to_axis(table)
+        ideal = np.linspace(axis[0], axis[-1], num_steps)
+        # No timestep is nearer to the ideal level than the chosen one, measured in lambda.
+        levels = ideal if spacing == "logsnr" else -7 * np.log(ideal)
+        distances = np.abs(table[:, None] - levels)
+        np.testing.assert_allclose(distances[tau, np.arange(num_steps)], distances.min(axis=0), atol=1e-12)
+
+
+def test_half_log_snr_at_both_ends():
+    assert level(0) == pytest.approx(math.log(math.sqrt((1 - 1e-4) / 1e-4)))
+    assert level(999) == pytest.approx(-5.0588, abs=1e-4)
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, COSINE])
+@pytest.mark.parametrize("spacing", OF_NOISE_LEVELS)
+def test_levels_that_share_a_timestep_move_apart_to_the_nearest_free_ones(spacing, schedule):
+    tau = select_timesteps(1000, 200, spacing, schedule=schedule).tolist()
+    assert len(set(tau)) == 200
+    # Crowded where timesteps are far apart in lambda: the first ones are then all used, without a gap.
+    assert tau[:10] == list(range(10))
+    if schedule is COSINE:
+        assert tau[-5:] == [991, 992, 993, 994, 995]
+
+
+@pytest.mark.parametrize("spacing", OF_NOISE_LEVELS)
+def test_cosine_levels_stop_where_no_signal_is_left(spacing):
+    for num_steps in (1, 5, 20, 50, 200, 996):
+        tau = select_timesteps(1000, num_steps, spacing, schedule=COSINE)
+        assert half_log_snr(COSINE.alpha_bar)[tau[-1]] > -5.1
+    assert half_log_snr(COSINE.alpha_bar)[-1] < -9
+
+
+def test_a_schedule_that_is_noisy_throughout_still_has_a_grid():
+    schedule = NoiseSchedule(torch.tensor([3e-5, 2e-5, 1e-5], dtype=torch.float64))
+    assert select_timesteps(3, 1, "logsnr", schedule=schedule).tolist() == [0]
+    assert select_timesteps(3, 3, "karras", schedule=schedule).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("spacing", OF_NOISE_LEVELS)
+def test_spacings_of_noise_levels_need_the_schedule(spacing):
+    with pytest.raises(ValueError, match=f"schedule must be given with spacing='{spacing}'"):
+        select_timesteps(1000, 10, spacing)
+    with pytest.raises(ValueError, match="schedule must have num_timesteps=1000 timesteps, got 50"):
+        select_timesteps(1000, 10, spacing, schedule=NoiseSchedule.linear(50))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +158,7 @@ def test_explicit_timesteps_keep_their_values(given_timesteps):
         ((1000, True, "linear"), "num_steps.*got True"),
         ((1000, "10", "linear"), "num_steps.*got '10'"),
         ((0, 1, "linear"), "num_timesteps.*got 0"),
-        ((1000, 10, "quad"), "spacing must be one of linear, quadratic, got 'quad'"),
+        ((1000, 10, "quad"), "spacing must be one of linear, quadratic, trailing, logsnr, karras, got 'quad'"),
     ],
 )
 def test_bad_selections_are_refused(arguments, message):

@@ -21,10 +21,10 @@ from ddim.display.presenter import Pictures
 from ddim.display.progress import GridProgress
 from ddim.display.terminal import Terminal
 from ddim.evaluation.kept.finished import Kept
+from ddim.evaluation.running import Running
 from ddim.evaluation.study import Study
 from ddim.evaluation.subject import Sampling, Subject
 from ddim.findings.files import Files
-from ddim.findings.parts import PARTS
 from ddim.findings.telling import Audience, Findings, Picture, Row
 from ddim.tracking.presenter import Tracked
 
@@ -99,27 +99,30 @@ def subject_of(trainer_of: Callable[..., SimpleNamespace]) -> Callable[..., Subj
 
 @pytest.fixture(scope="session")
 def ask(trainer_of: Callable[..., SimpleNamespace]) -> Callable[..., Asked]:
-    """Run a study as an evaluation does: the first process has files, pictures, loggers; the others tell nobody.
+    """Run a study as an evaluation does, on one of its processes, with files, pictures and loggers.
 
-    interruptible: a KeyboardInterrupt ends the study and not the test.
+    interruptible: a KeyboardInterrupt ends the study and not the test. trainer: as for `trainer_of`.
     """
 
     def run(
         study: Study,
-        subject: Subject,
+        module: Any,
+        sampling: Sampling,
         directory: Path,
+        identity: Mapping[str, Any],
         *,
         kept: Kept | None = None,
-        loggers: Sequence[Any] = (),
         context: Mapping[str, Any] | None = None,
         interruptible: bool = False,
+        **trainer: Any,
     ) -> Asked:
-        drawn, heard = Pictures(directory), Heard()
-        tracked = Tracked(trainer_of(loggers=loggers), drawn)
-        audiences = [Files(directory), drawn, tracked, heard] if subject.first else []
-        say = Findings(PARTS[study.name], audiences, context)
+        made, drawn, heard = trainer_of(**trainer), Pictures(directory), Heard()
+        audiences = [Files(directory), drawn, Tracked(made, drawn), heard]
+        progress = partial(GridProgress, enabled=False)
+        running = Running([study], sampling, identity, kept or Kept(None, {}), audiences, progress, context or {})
         with suppress(KeyboardInterrupt) if interruptible else nullcontext():
-            study.run(subject, kept or Kept(None, {}), say, partial(GridProgress, enabled=False))
+            running.on_test_epoch_end(made, module)
+        (say,) = running.findings
         return Asked(study, say, drawn, heard)
 
     return run

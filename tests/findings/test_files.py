@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ddim.display.tables import render_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddim.display.tables import render_table
 from ddim.display.terminal import Terminal
 from ddim.errors import UserError
 from ddim.findings.comparable import group_rows

@@ -164,7 +164,7 @@ def _selections(schedule: NoiseSchedule, steps: Any, tau: Any, prefix: str) -> l
                 f"{prefix}.steps={count} must be a whole number from 1 to {schedule.num_timesteps}, "
                 "the timesteps of the schedule."
             )
-        chosen = select_timesteps(schedule.num_timesteps, count, tau)
+        chosen = select_timesteps(schedule.num_timesteps, count, tau, schedule=schedule)
         selections.append((count, tau, tuple(chosen.tolist())))
     return selections
 

@@ -245,7 +245,7 @@ def test_low_precision_predictions_are_raised_before_arithmetic():
 @settings(deadline=None, max_examples=20)
 def test_samples_do_not_depend_on_the_batch(data, eta, spacing, gaussian_denoiser):
     denoiser, source = gaussian_denoiser(LINEAR), NoiseSource(7)
-    tau = select_timesteps(1000, 6, spacing)
+    tau = select_timesteps(1000, 6, spacing, schedule=LINEAR)
 
     def run(indices):
         x_T = source.initial(indices, (3, 5))

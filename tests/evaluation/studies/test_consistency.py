@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ LEVELS = SCHEDULE.alpha_bar.tolist()
 VARIANCE = 0.1
 COUNT = 30
 NOISE = NoiseSource(7)
+IDENTITY = {"dataset": "gauss", "weights": "ema", "seed": 7}
 
 
 class ExactDenoiser(nn.Module):
@@ -79,18 +81,14 @@ def study_of(directory: Path, *, points=None, num_images: int = COUNT, **more) -
 
 
 @pytest.fixture(scope="module")
-def run(ask, subject_of) -> Callable[..., object]:
-    """Run a study of these arguments in a directory: its findings, and who heard them."""
+def run(ask) -> Callable[..., Any]:
+    """Run a study of these arguments in a directory: what it said, and who heard it."""
 
     def run(directory, *, batch_size: int = 50, rank: int = 0, world_size: int = 1, kept=None, loggers=(), **more):
-        subject = subject_of(
-            DenoisingModule(ExactDenoiser(), SCHEDULE, optimizer={}).eval(),
-            Sampling(NOISE, Pixels(SHAPE), batch_size),
-            {"dataset": "gauss", "weights": "ema", "seed": 7},
-            rank=rank,
-            world_size=world_size,
-        )
-        return ask(study_of(directory, **more), subject, directory, kept=kept, loggers=loggers)
+        module = DenoisingModule(ExactDenoiser(), SCHEDULE, optimizer={}).eval()
+        sampling = Sampling(NOISE, Pixels(SHAPE), batch_size)
+        trainer = {"rank": rank, "world_size": world_size, "loggers": loggers}
+        return ask(study_of(directory, **more), module, sampling, directory, IDENTITY, kept=kept, **trainer)
 
     return run
 

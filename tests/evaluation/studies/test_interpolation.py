@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import csv
 import math
-from pathlib import Path
-from types import SimpleNamespace
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
+from ddim.data import Pixels
 from ddim.denoisers import UNet
 from ddim.diffusion import NoiseSchedule, NoiseSource, slerp
-from ddim.diffusion.grid import SamplerConfig, grid_points
-from ddim.errors import UserError
-from ddim.evaluation.sampling import Sampling
-from ddim.evaluation.settings import EvaluationConfig, plan
-from ddim.evaluation.studies import interpolation as module_under_test
+from ddim.diffusion.grid import grid_points
 from ddim.evaluation.studies.interpolation import (
     Interpolation,
     grid_latents,
@@ -28,6 +23,8 @@ from ddim.evaluation.studies.interpolation import (
     measure_jumps,
     measure_norms,
 )
+from ddim.evaluation.subject import Sampling
+from ddim.findings.telling import Strip
 from ddim.training.module import DenoisingModule
 
 SCHEDULE = NoiseSchedule.linear(1000)
@@ -54,42 +51,20 @@ def denoising_module() -> DenoisingModule:
     return DenoisingModule(unet, SCHEDULE, optimizer={})
 
 
-def trainer(rank: int = 0) -> SimpleNamespace:
-    precision = pl.plugins.precision.Precision()
-    return SimpleNamespace(
-        global_rank=rank,
-        is_global_zero=rank == 0,
-        world_size=2,
-        global_step=0,
-        loggers=[],
-        precision="32-true",
-        precision_plugin=precision,
-    )
+def sampling(batch_size: int = 50) -> Sampling:
+    return Sampling(NoiseSource(3), Pixels(SHAPE), batch_size)
 
 
-def study(directory: Path, batch_size: int = 50, points=(POINT,)) -> Interpolation:
-    return Interpolation(
-        points,
-        Sampling(NoiseSource(3), SHAPE, batch_size),
-        directory,
-        {"dataset": "some"},
-        lines=3,
-        points_per_line=5,
-        corners=4,
-        show_progress=False,
-    )
+@pytest.fixture
+def run(ask) -> Callable[..., Any]:
+    """Run a study in a directory, on one of two processes: what it said, and who heard it."""
 
+    def run(directory, *, batch_size: int = 50, points=(POINT,), rank: int = 0):
+        study = Interpolation(points, lines=3, points_per_line=5, corners=4)
+        trainer = {"rank": rank, "world_size": 2}
+        return ask(study, denoising_module(), sampling(batch_size), directory, {"dataset": "some"}, **trainer)
 
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
-    """The rows of images of every picture, in the order in which they are drawn."""
-    pictures: list = []
-
-    def draw(rows, title, columns=(), **more):
-        pictures.append((rows, title, columns))
-        return Image.new("L", (2, 2))
-
-    monkeypatch.setattr(module_under_test, "labelled_rows", draw)
-    return pictures
+    return run
 
 
 def pair(dim: int, seed: int, length: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -172,31 +147,29 @@ class TestNumbers:
 
 
 class TestStudy:
-    def test_ends_and_corners_are_the_samples_themselves(self, tmp_path, monkeypatch):
-        pictures = drawn(monkeypatch)
-        module = denoising_module()
-        study(tmp_path).run(trainer(), module)
-        (lines, _, weights), (grid, _, sides) = pictures
-        samples = module.eval().sample_images(POINT, torch.arange(10), SHAPE, NoiseSource(3)).int()
-        assert [label for label, _ in lines] == ["0 – 1", "2 – 3", "4 – 5"]
-        assert list(weights) == ["0.00", "0.25", "0.50", "0.75", "1.00"] and len(sides) == len(grid) == 4
-        ends = torch.stack([end for _, images in lines for end in (images[0], images[-1])]).int()
-        corners = torch.stack([grid[i][1][j] for i, j in [(0, 0), (0, -1), (-1, 0), (-1, -1)]]).int()
+    def test_ends_and_corners_are_the_samples_themselves(self, tmp_path, run, subject_of):
+        lines, grid = run(tmp_path).pictures(Strip)
+        samples = subject_of(denoising_module(), sampling()).draw(POINT, torch.arange(10)).int()
+        assert [label for label, _ in lines.rows] == ["0 – 1", "2 – 3", "4 – 5"]
+        assert list(lines.columns) == ["0.00", "0.25", "0.50", "0.75", "1.00"]
+        assert len(grid.columns) == len(grid.rows) == 4
+        ends = torch.stack([end for _, images in lines.rows for end in (images[0], images[-1])]).int()
+        corners = torch.stack([grid.rows[i][1][j] for i, j in [(0, 0), (0, -1), (-1, 0), (-1, -1)]]).int()
         # Another number of images in a batch may round a convolution differently.
         assert (torch.cat([ends, corners]) - samples).abs().max() <= 1
         assert len(samples.flatten(1).unique(dim=0)) == 10
 
-    def test_nothing_depends_on_the_batch_size_or_the_process(self, tmp_path, monkeypatch):
-        pictures, rows = drawn(monkeypatch), []
+    def test_nothing_depends_on_the_batch_size_or_the_process(self, tmp_path, run):
+        pictures, rows = [], []
         for number, (batch_size, rank) in enumerate([(50, 0), (1, 0), (7, 1)]):
             directory = tmp_path / str(number)
             directory.mkdir()
-            made = study(directory, batch_size)
-            made.run(trainer(rank), denoising_module())
-            rows.append(made.records())
+            asked = run(directory, batch_size=batch_size, rank=rank)
+            pictures += asked.pictures(Strip)
+            rows.append(asked.rows)
             assert bool(list(directory.iterdir())) == (rank == 0)
         for first, second in zip(pictures[:2], pictures[2:], strict=True):
-            for (_, whole), (_, single) in zip(first[0], second[0], strict=True):
+            for (_, whole), (_, single) in zip(first.rows, second.rows, strict=True):
                 assert (whole.int() - single.int()).abs().max() <= 1
         for other in rows[1:]:
             for mine, theirs in zip(rows[0], other, strict=True):
@@ -205,8 +178,8 @@ class TestStudy:
                 }
                 assert mine["mse_ends"] == pytest.approx(theirs["mse_ends"], rel=0.02)
 
-    def test_files_and_rows(self, tmp_path):
-        study(tmp_path).run(trainer(), denoising_module())
+    def test_files_and_rows(self, tmp_path, run):
+        run(tmp_path)
         names = {"interpolation.csv", "interpolation.json", "interpolation-lines.png", "interpolation-corners.png"}
         assert {path.name for path in tmp_path.iterdir()} == names
         rows = list(csv.DictReader((tmp_path / "interpolation.csv").open()))
@@ -217,50 +190,10 @@ class TestStudy:
             assert ends == pytest.approx(x_T[2 * number : 2 * number + 2], rel=1e-5)
             assert row["eta"] == "0.0" and row["steps"] == "4"
 
-    def test_two_spacings_have_pictures_of_their_own(self, tmp_path):
-        points = [grid_points(SCHEDULE, steps=3, etas=0.0, tau=tau)[0] for tau in ("linear", "quadratic")]
-        study(tmp_path, points=points).run(trainer(), denoising_module())
+    def test_two_spacings_have_pictures_of_their_own(self, tmp_path, run):
+        run(tmp_path, points=[grid_points(SCHEDULE, steps=3, etas=0.0, tau=tau)[0] for tau in ("linear", "quadratic")])
         assert {path.name for path in tmp_path.glob("*.png")} == {
             f"interpolation-{what}-{tau}.png" for what in ("lines", "corners") for tau in ("linear", "quadratic")
         }
         rows = list(csv.DictReader((tmp_path / "interpolation.csv").open()))
         assert [row["tau"] for row in rows] == ["linear"] * 3 + ["quadratic"] * 3
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "expected"),
-    [
-        ("interpolation.steps", 0, "evaluation.interpolation.steps=0 must be a whole number of at least 1"),
-        ("interpolation.steps", 2000, "evaluation.interpolation.steps=2000 must be a whole number from 1 to 1000"),
-        ("interpolation.lines", 0, "evaluation.interpolation.lines=0 must be a whole number of at least 1"),
-        ("interpolation.points", 2, "evaluation.interpolation.points=2 must be a whole number of at least 3"),
-        ("interpolation.corners", 1, "evaluation.interpolation.corners=1 must be a whole number of at least 2"),
-        ("trajectory.steps", 0, "evaluation.trajectory.steps=0 must be a whole number of at least 1"),
-        ("trajectory.eta", 2.0, "evaluation.trajectory.eta=2.0 must be a number from 0 to 1"),
-        ("trajectory.eta", [], r"evaluation.trajectory.eta=\[\] is empty"),
-        ("trajectory.num_images", 0, "evaluation.trajectory.num_images=0 must be a whole number of at least 1"),
-        ("trajectory.shown", 1, "evaluation.trajectory.shown=1 must be a whole number of at least 2"),
-        ("trajectory.frame_milliseconds", 5, "evaluation.trajectory.frame_milliseconds=5 must be .* at least 20"),
-        ("diversity.steps", -1, "evaluation.diversity.steps=-1 must be a whole number of at least 1"),
-        ("diversity.eta", ["none"], "evaluation.diversity.eta=none must be a number from 0 to 1"),
-        ("diversity.shown", 0, "evaluation.diversity.shown=0 must be a whole number of at least 1"),
-    ],
-)
-def test_bad_values_are_refused_by_name(key, value, expected):
-    part, _, name = key.partition(".")
-    config = EvaluationConfig(parts=[part])
-    setattr(getattr(config, part), name, value)
-    with pytest.raises(UserError, match=expected):
-        config.check()
-        plan(SamplerConfig(), config, SCHEDULE)
-
-
-@pytest.mark.parametrize("part", ["interpolation", "trajectory", "diversity"])
-def test_without_steps_of_its_own_a_part_takes_the_largest_of_the_grid(part):
-    config = EvaluationConfig(parts=[part])
-    config.check()
-    points = plan(SamplerConfig(steps=[5, 20, 10]), config, SCHEDULE)[part]
-    assert {point.steps for point in points} == {20}
-    assert [point.eta for point in points] == ([0.0] if part == "interpolation" else [0.0, 1.0])
-    getattr(config, part).steps = 7
-    assert {point.steps for point in plan(SamplerConfig(), config, SCHEDULE)[part]} == {7}

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,18 +99,13 @@ def study_of(images: Tensor, *, points=None, **more) -> Reconstruction:
 
 
 @pytest.fixture
-def run(ask, subject_of) -> Callable[..., object]:
-    """Run a study in a directory: its findings, and who heard them."""
+def run(ask) -> Callable[..., Any]:
+    """Run a study in a directory: what it said, and who heard it."""
 
-    def run(directory, study, *, module=None, batch_size: int = 10, rank: int = 0, world_size: int = 1, **more):
-        subject = subject_of(
-            module or module_of(),
-            Sampling(NoiseSource(0), Pixels(SHAPE), batch_size),
-            {"dataset": "gauss", "weights": "ema", "seed": 0},
-            rank=rank,
-            world_size=world_size,
-        )
-        return ask(study, subject, directory, **more)
+    def run(directory, study, *, module=None, batch_size: int = 10, **more):
+        sampling = Sampling(NoiseSource(0), Pixels(SHAPE), batch_size)
+        identity = {"dataset": "gauss", "weights": "ema", "seed": 0}
+        return ask(study, module or module_of(), sampling, directory, identity, **more)
 
     return run
 
