@@ -11,9 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
+from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from ddim.denoisers import UNet
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # A network and a run small enough for tests; everything else is as a user gets it.
@@ -152,3 +157,49 @@ def random_inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
             value.copy_(torch.randn(value.shape, generator=generator))
     torch.save(state, folder / WEIGHTS_FILE)
     return folder
+
+
+@st.composite
+def _damage(draw: st.DrawFn, original: bytes) -> bytes:
+    content = bytearray(original)
+    for _ in range(draw(st.integers(0, 4))):
+        content[draw(st.integers(0, len(content) - 1))] ^= draw(st.integers(1, 255))
+    start, length = draw(st.integers(0, len(content))), draw(st.sampled_from([0, 0, 1, 7, 100]))
+    del content[start : start + length]
+    return bytes(content[: draw(st.sampled_from([len(content), len(content), len(content) // 2, 3]))])
+
+
+@pytest.fixture(scope="session")
+def damage() -> Callable[[bytes], st.SearchStrategy[bytes]]:
+    """What is left of the bytes of a file: bits flipped, pieces cut out, an end missing."""
+    return _damage
+
+
+@pytest.fixture(scope="session")
+def small_unet() -> Callable[..., UNet]:
+    """Makes networks for digits. Their last layers are not zero, as they are at the start of a training: the answers
+    depend on everything."""
+
+    def make(dropout: float = 0.0) -> UNet:
+        import torch
+
+        from ddim.denoisers import UNet
+
+        torch.manual_seed(0)
+        unet = UNet(
+            in_channels=1,
+            resolution=8,
+            base_channels=8,
+            channel_mult=(1, 2),
+            num_res_blocks=1,
+            attention_resolutions=(4,),
+            dropout=dropout,
+            norm_groups=4,
+        )
+        with torch.no_grad():
+            for parameter in unet.parameters():
+                if parameter.dim() > 1:
+                    parameter.normal_(std=parameter[0].numel() ** -0.5)
+        return unet
+
+    return make

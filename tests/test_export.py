@@ -296,7 +296,7 @@ def test_a_failure_halfway_leaves_nothing(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ddim.export.save_file", full)
+    monkeypatch.setattr("ddim.export.save", full)
     with pytest.raises(UserError, match=r"out cannot be written .No space left on device."):
         export(open_pretrained(run), tmp_path / "out", "raw")
     assert [child.name for child in tmp_path.iterdir()] == ["run"]

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ddim.display.axes import COLOURS
-from ddim.tracking.keys import CURVE, KEYS, TRAIN
+from ddim.tracking.keys import CURVE, TRAIN, all_keys
 from ddim.tracking.offline_runs import OfflineRun, offline_files, read_offline_run
 
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
@@ -41,7 +41,7 @@ def main() -> None:
 
 def draw_training(files: Path, run: OfflineRun) -> Figure:
     """The panels of a training run: a curve per key, and both ends of the slider of samples."""
-    families = {entry.name for entry in KEYS if entry.job == TRAIN and entry.kind == CURVE and not entry.is_family}
+    families = {entry.name for entry in all_keys() if entry.job == TRAIN and entry.kind == CURVE and not entry.is_family}
     keys = [key for key in sorted(families - {"epoch"}) if run.series(key)]
     figure = _figure(f"{run.run.display_name}  (group {run.run.run_group}, job_type {run.run.job_type})", (14, 12))
     axes = figure.subplots(4, 3).flatten()

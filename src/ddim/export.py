@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ddim.denoisers.formats.contents import UNSTATED, WEIGHTS, Pretrained
 from ddim.denoisers.formats.diffusers import CONFIG, INDEX, MODEL, SAFETENSORS, SCHEDULER_CONFIGS
@@ -49,12 +49,17 @@ def export(pretrained: Pretrained, directory: Path, weights: str = "ema") -> lis
         The files written.
 
     Raises:
-        UserError: there are no such weights, the schedule cannot be built, or `directory` cannot be written or holds
-            something.
+        UserError: there are no such weights, they are of another network than the UNet, the schedule cannot be built,
+            or `directory` cannot be written or holds something.
     """
     _check_free(directory)
     label = pretrained.select(weights)
     unet = pretrained.build(weights)
+    if not isinstance(unet, UNet):
+        name = pretrained.denoiser["name"]
+        raise UserError(
+            f"the denoiser {name} of {pretrained.origin} has no counterpart in diffusers; only unet has one"
+        )
     levels = len(unet.config["channel_mult"])
     tensors = {file_name("diffusers", name, levels): value.contiguous() for name, value in unet.state_dict().items()}
     texts = {
@@ -68,7 +73,8 @@ def export(pretrained: Pretrained, directory: Path, weights: str = "ema") -> lis
         for name, content in texts.items():
             (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
             (unfinished / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        save_file(tensors, unfinished / MODEL / SAFETENSORS, metadata={"format": "pt"})
+        # The library's own writing of files makes them readable for nobody else, whatever the umask says.
+        (unfinished / MODEL / SAFETENSORS).write_bytes(save(tensors, metadata={"format": "pt"}))
         if target.exists():
             target.rmdir()
         unfinished.rename(target)

@@ -1,47 +1,69 @@
-"""Registers a user's own data sets, samplers, schedules, metrics and features; docs/extending.md shows how.
+"""Registers a user's own data sets, denoisers, samplers, schedules, weightings of the loss, metrics, features and
+studies; docs/extending.md shows how.
 
-A registered name is an option of its group, and a value of `sampler.name`, `evaluation.metrics` or
-`evaluation.features`. The file that registers it is named in the environment variable DDIM_PLUGINS (`ddim.plugins`).
+A registered name is an option of its group, or a value of `loss.weighting`, `evaluation.metrics`,
+`evaluation.features` or `evaluation.parts`. The file that registers it is named in the environment variable
+DDIM_PLUGINS (`ddim.runs.plugins`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from hydra.core.config_store import ConfigStore
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddim.data.build import SOURCES
-from ddim.data.datamodule import Source
+from ddim.data.functions import source_of
 from ddim.data.options import Options
 from ddim.data.splits import ArraySplit
-from ddim.diffusion import BUILT_IN, OPTIONS, SAMPLERS, SCHEDULES, NoiseSchedule, Sampler
+from ddim.denoisers.build import DENOISERS, VERSIONS
+from ddim.diffusion import BUILT_IN, OPTIONS, SAMPLERS, SCHEDULES, WEIGHTINGS, NoiseSchedule, Sampler
 from ddim.errors import UserError
+from ddim.evaluation.sampling import in_batches
+from ddim.evaluation.settings import STUDIES, GeneralSettings
+from ddim.evaluation.study import Study
+from ddim.findings.part import Line, Part
+from ddim.findings.parts import PARTS
 from ddim.metrics import EXTRACTORS, MEASURES, FeatureExtractor, Features, Metric, ReferenceStatistics
+from ddim.runs.hashes import source_version
 
 __all__ = [
     "ArraySplit",
     "FeatureExtractor",
     "Features",
+    "Line",
     "NoiseSchedule",
     "Options",
+    "Part",
     "ReferenceStatistics",
+    "Study",
+    "in_batches",
     "register_dataset",
+    "register_denoiser",
     "register_features",
     "register_metric",
     "register_sampler",
     "register_schedule",
+    "register_study",
+    "register_weighting",
 ]
 T = TypeVar("T", bound=Callable[..., Any])
 # What a data set's option says besides the arguments of its function.
 DATASET_DEFAULTS: dict[str, Any] = {"random_flip": False, "label": None, "features": "pixels", "tau": "linear"}
+# Parameters of a denoiser's constructor that are the data set's.
+OF_THE_DATASET = {
+    "channels": "${dataset.channels}",
+    "in_channels": "${dataset.channels}",
+    "resolution": "${dataset.resolution}",
+}
+# Options of `evaluation` that are no studies.
+SETTINGS_OF_EVALUATION = ("all", "paper")
 
 
 def register_dataset(
@@ -67,12 +89,37 @@ def register_dataset(
         _check_name("dataset", name, SOURCES)
         own = {} if inspect.isclass(source) else _defaults(source, skip=1)
         values = {"name": name, "channels": channels, "resolution": resolution, **DATASET_DEFAULTS, **own, **settings}
-        make: Any = source if inspect.isclass(source) else _source_of(source, channels, resolution, own)
+        make: Any = source if inspect.isclass(source) else source_of(source, channels, resolution, own)
         SOURCES[name] = make
         _store("dataset", name, values)
         _store("denoiser", f"unet_{name}", {"defaults": [denoiser]})
         _store("recipe", name, {"defaults": [recipe]}, package="_global_")
         return source
+
+    return register
+
+
+def register_denoiser(name: str) -> Callable[[T], T]:
+    """`denoiser=NAME`, from a class, an `nn.Module` whose forward is (x (N, ...), t (N,)) -> eps of x's shape.
+
+    Parameters of its constructor called `channels` (or `in_channels`) and `resolution` are those of the data set. The
+    others, which need defaults, are settings: `denoiser.PARAMETER`. It has the attributes or properties `config`, the
+    value of each parameter by its name, and `sample_shape`, that of one x, (channels, resolution, resolution).
+
+    Raises:
+        UserError: the name is taken or no name, it is no such class, or a parameter has no default.
+    """
+
+    def register(network: T) -> T:
+        _check_name("denoiser", name, DENOISERS)
+        if not (inspect.isclass(network) and issubclass(network, nn.Module)):
+            raise UserError(f"the denoiser {name} must be a class that derives torch.nn.Module.")
+        settings = {
+            key: OF_THE_DATASET.get(key, value) for key, value in _defaults(network, known=OF_THE_DATASET).items()
+        }
+        DENOISERS[name], VERSIONS[name] = network, source_version(network)
+        _store("denoiser", name, {"name": name, **settings})
+        return network
 
     return register
 
@@ -98,7 +145,7 @@ def register_sampler(
     def register(function: T) -> T:
         _check_name("sampler", name, SAMPLERS)
         own = {key: value for key, value in _defaults(function, skip=4, known=OPTIONS).items() if key not in OPTIONS}
-        SAMPLERS[name] = Sampler(function, nfe, own, inverse, _version(function))
+        SAMPLERS[name] = Sampler(function, nfe, own, inverse, source_version(function))
         options = {"steps": [5, 10, 20, 50], "eta": 0.0, "tau": "${oc.select:dataset.tau,'???'}"}
         _store("sampler", name, {"name": name, **options, "clip_denoised": False, **own})
         return function
@@ -125,6 +172,29 @@ def register_schedule(name: str) -> Callable[[T], T]:
     return register
 
 
+def register_weighting(name: str) -> Callable[[T], T]:
+    """`loss.weighting=NAME`, from a function of the signal-to-noise ratio ᾱ / (1 - ᾱ), float64 (N,).
+
+    It returns the factors (N,) on the squared errors of eps; what multiplies those of x_0 is divided by the ratio.
+
+    Raises:
+        UserError: the name is taken or no name, a parameter has no default, or it does not give one finite number of at
+            least 0 for each ratio.
+    """
+
+    def register(function: T) -> T:
+        _check_name("weighting", name, WEIGHTINGS)
+        _defaults(function, skip=1)
+        ratios = torch.logspace(-6, 6, 13, dtype=torch.float64)
+        weights = function(ratios)
+        if not isinstance(weights, Tensor) or weights.shape != ratios.shape or not _are_weights(weights):
+            raise UserError(f"the weighting {name} must give a finite number of at least 0 for each ratio (N,).")
+        WEIGHTINGS[name] = function
+        return function
+
+    return register
+
+
 def register_metric(name: str) -> Callable[[T], T]:
     """A name for `evaluation.metrics`, from a function (generated: Features, reference: ReferenceStatistics) -> number.
 
@@ -136,7 +206,7 @@ def register_metric(name: str) -> Callable[[T], T]:
 
     def register(function: T) -> T:
         _check_name("metric", name, MEASURES)
-        MEASURES[name] = Metric(function, _version(function))
+        MEASURES[name] = Metric(function, source_version(function))
         return function
 
     return register
@@ -159,31 +229,39 @@ def register_features(name: str) -> Callable[[T], T]:
     return register
 
 
-def _source_of(function: Callable[..., Any], channels: int, resolution: int, own: Mapping[str, Any]) -> Any:
-    class FunctionSource:
-        def __init__(self, options: Options, cache_dir: Path) -> None:
-            self.channels = options.choice("channels", channels, (channels,))
-            self.resolution = options.choice("resolution", resolution, (resolution,))
-            self.settings = {key: options.like(key, value) for key, value in own.items()}
+def register_study(part: Part) -> Callable[[T], T]:
+    """`evaluation=NAME`, and NAME in `evaluation.parts`, from a class deriving `Study` and how it is told.
 
-        def prepare(self) -> None:
-            """The function makes its images when they are asked for."""
+    NAME is that of the part. Its `Settings` is a dataclass whose fields have defaults, `evaluation.NAME.FIELD`, and
+    which has check(key), raising `UserError` where one of them is wrong.
 
-        def open(self, split: str) -> ArraySplit:
-            images = _tensor(function(split, **self.settings))
-            if images.dtype != torch.uint8 or images.shape[1:] != (self.channels, self.resolution, self.resolution):
-                raise UserError(
-                    f"{function.__name__} must give uint8 images of shape "
-                    f"(N, {self.channels}, {self.resolution}, {self.resolution}), "
-                    f"not {images.dtype} {tuple(images.shape)}."
-                )
-            return ArraySplit(images)
+    Raises:
+        UserError: the name is taken or no name, or the class is no study yet.
+    """
 
-        def details(self) -> dict[str, Any]:
-            return {"split_rule": function.__name__, "settings": self.settings}
+    def register(study: T) -> T:
+        name, general = part.name, [entry.name for entry in fields(GeneralSettings)]
+        files = [known.table_name() for known in PARTS.values()]
+        _check_name("study", name, [*PARTS, *files, *general, *SETTINGS_OF_EVALUATION])
+        if not (inspect.isclass(study) and issubclass(study, Study)):
+            raise UserError(f"the study {name} must be a class that derives ddim.extending.Study.")
+        if inspect.isabstract(study):
+            raise UserError(f"the study {name} needs {', '.join(sorted(study.__abstractmethods__))}.")
+        settings = getattr(study, "Settings", None)
+        if not (inspect.isclass(settings) and is_dataclass(settings) and hasattr(settings, "check")):
+            raise UserError(f"the study {name} needs Settings, a dataclass with check(key).")
+        # The part has its name; what the class may say of it would be the same again.
+        study.name = name
+        own = {name: asdict(settings())} if _defaults(settings) else {}
+        STUDIES[name], PARTS[name] = study, part
+        _store("evaluation", name, {"defaults": ["grid"], "parts": [name], **own})
+        return study
 
-    source: type[Source] = FunctionSource
-    return source
+    return register
+
+
+def _are_weights(weights: Tensor) -> bool:
+    return bool(torch.isfinite(weights).all() and (weights >= 0).all())
 
 
 def _defaults(function: Callable[..., Any], skip: int = 0, known: Collection[str] = ()) -> dict[str, Any]:
@@ -206,16 +284,3 @@ def _check_name(kind: str, name: str, taken: Any) -> None:
 
 def _store(group: str, name: str, node: dict[str, Any], package: str | None = None) -> None:
     ConfigStore.instance().store(group=group, name=name, node=node, package=package or group, provider="ddim")
-
-
-def _version(function: Callable[..., Any]) -> str:
-    """Changes with the file that a function is from, so that what an earlier version has finished is done again."""
-    try:
-        text = Path(inspect.getsourcefile(function) or "").read_bytes()
-    except (OSError, TypeError):  # typed into an interpreter
-        text = repr((function.__code__.co_code, function.__code__.co_consts)).encode()
-    return hashlib.sha256(text).hexdigest()[:16]
-
-
-def _tensor(images: Any) -> Tensor:
-    return images if isinstance(images, Tensor) else torch.as_tensor(np.asarray(images))

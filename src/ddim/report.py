@@ -11,6 +11,7 @@ from ddim.display.page.write import COMPARISON_NAME, REPORT_NAME, write_report
 from ddim.errors import UserError
 from ddim.runs.ending import exit_with_sentence
 from ddim.runs.paths import usable_path
+from ddim.runs.plugins import load_plugins
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: Sequence[str], output: str | None) -> Path:
+    load_plugins()
     directories = [usable_path(directory, "DIR") for directory in dict.fromkeys(given)]
     file = None if output is None else usable_path(output, "--output")
     if file is not None and file.is_dir():

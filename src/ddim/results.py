@@ -23,6 +23,7 @@ from ddim.findings.rows import COLUMNS, Floor, GridResult
 from ddim.findings.telling import Words
 from ddim.runs.ending import exit_with_sentence
 from ddim.runs.layout import CSV_NAME, JSON_NAME
+from ddim.runs.plugins import load_plugins
 from ddim.runs.sweeps import is_evaluation, is_sweep
 
 __all__ = [
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(directories: Sequence[Path], output: Path | None) -> None:
+    load_plugins()
     if output is not None and is_evaluation(output) and not _is_collected(output):
         raise UserError(f"--output={output} holds the results of an evaluation, which would be lost; take another one.")
     terminal = Terminal()

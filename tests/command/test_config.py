@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from ddim.command.config import PRECISIONS, EvaluateConfig, evaluate_schema, evaluation_config, training_config
-from ddim.diffusion import VARIANCES, WEIGHTINGS, NoiseSchedule
+from ddim.diffusion import SAMPLERS, VARIANCES, WEIGHTINGS, NoiseSchedule
+from ddim.diffusion.grid import SamplerConfig
 from ddim.diffusion.schedule import build_schedule
 from ddim.errors import UserError
 from ddim.evaluation.settings import STUDIES, GeneralSettings
@@ -87,7 +88,24 @@ def test_every_key_of_the_schemas_is_in_the_files(composed):
 
     for schema, name in ((TrainConfig, "train"), (evaluate_schema(), "evaluate")):
         structured = OmegaConf.to_container(OmegaConf.structured(schema))
+        # A sampler's own options stand in its file by themselves; here they are only gathered.
+        assert structured["sampler"].pop("options") == {}
         assert list(keys(structured, composed[name])) == []
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "sampler").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_sampler_files_say_nothing_that_their_sampler_has_not(path):
+    values = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(values, dict)
+    own = SAMPLERS[values["name"]].options
+    assert set(values) - set(own) == {item.name for item in fields(SamplerConfig)} - {"options"}
+
+
+@pytest.mark.parametrize("value", [{"name": {}}, {"name": []}, {"options": 5}, {"options": "text"}])
+def test_a_sampler_of_no_possible_kind_is_one_sentence(training, evaluation, value):
+    for make in (training, evaluation):
+        with pytest.raises(UserError, match=r"^sampler[.=]"):
+            make(**{f"sampler__{key}": given for key, given in value.items()})
 
 
 def test_numbers_typed_as_text_are_numbers(training):

@@ -117,6 +117,24 @@ def test_images_come_in_a_fixed_order_up_to_the_limit(root: Path, make_datamodul
     assert list(data.images("test", 4, limit=0)) == []
 
 
+def test_a_part_of_a_split_is_spread_over_it(root: Path, make_datamodule: Make) -> None:
+    data = make_datamodule(settings(root))
+    everything = torch.cat(list(data.images("train", 5)))
+    expected = [number * len(everything) // 4 for number in range(4)]
+    assert expected[-1] > 4, "the first four would be another part"
+    for _ in range(2):  # from files, then from memory
+        assert torch.equal(torch.cat(list(data.images("train", 3, limit=4))), everything[expected])
+        data.setup()
+
+
+def test_the_loss_is_of_a_part_that_is_spread(root: Path, make_datamodule: Make) -> None:
+    data = make_datamodule(settings(root))
+    data.setup("test")
+    data.test_limit = 3
+    found = torch.cat([batch["index"] for batch in data.test_dataloader()])
+    assert found.tolist() == [0, 2, 4], "of seven"
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -240,4 +258,4 @@ def test_the_room_stays_below_the_rooms_that_use_it() -> None:
         for line in path.read_text().splitlines()
         if line.startswith(("from ddim", "import ddim"))
     }
-    assert loaded and all(name in ("ddim.errors", "ddim.paths") or name.startswith("ddim.data") for name in imported)
+    assert loaded and all(name == "ddim.errors" or name.startswith(("ddim.data", "ddim.runs")) for name in imported)

@@ -84,7 +84,7 @@ def test_position_is_read_when_the_iterator_is_made() -> None:
 @settings(deadline=None)
 @given(num_images=st.integers(0, 50), batch_size=st.integers(1, 9), world_size=st.integers(1, 4))
 def test_evaluation_covers_each_image_once_over_all_ranks(num_images: int, batch_size: int, world_size: int) -> None:
-    samplers = [EvaluationBatches(num_images, batch_size, rank, world_size) for rank in range(world_size)]
+    samplers = [EvaluationBatches(range(num_images), batch_size, rank, world_size) for rank in range(world_size)]
     items = [item for sampler in samplers for batch in sampler for item in batch]
     assert sorted(items) == [(index, False) for index in range(num_images)]
     for sampler in samplers:

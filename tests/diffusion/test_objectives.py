@@ -80,7 +80,9 @@ def test_vectors_of_scalars_are_samples_too():
     ("changed", "message"),
     [
         ({"weighting": "snr"}, "weighting must be one of simple, snr_truncated, min_snr, got 'snr'"),
-        ({"gamma": 0.0}, "gamma must be > 0, got 0.0"),
+        ({"weighting": "min_snr", "gamma": 0.0}, "gamma must be > 0, got 0.0"),
+        ({"gamma": 1.0}, "weighting simple has no parameter gamma; its own are none"),
+        ({"weighting": "min_snr", "k": 1.0}, "weighting min_snr has no parameter k; its own are gamma"),
         ({"noise": torch.ones(2, 1)}, r"noise must have shape \(2, 3\), got \(2, 1\)"),
         ({"denoiser": lambda x, t: x[:, :1]}, r"denoiser must return shape \(2, 3\), got \(2, 1\)"),
     ],

@@ -1,19 +1,20 @@
+"""Plots of a grid: which lines there are, what stands beside them, and that no text covers another."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
 
-from ddim.display.figures import distance_figure, plot_distance, plot_speed, speed_figure
-from ddim.display.images import image_grid, sample_sheet
+from ddim.display.figures import distance_figure, drawn, speed_figure
 from ddim.findings.rows import Floor, GridResult
+from ddim.runs.files import save_picture
 
 
 def result(**changes: object) -> GridResult:
@@ -41,7 +42,9 @@ def result(**changes: object) -> GridResult:
 
 def grid(etas=(0.0, 0.2, 1.0), all_steps=(50, 10, 20), **changes: object) -> list[GridResult]:
     return [
-        result(eta=eta, steps=steps, frechet_distance=(10 + eta) / steps, seconds=steps * 0.3 + eta, **changes)
+        result(
+            eta=eta, steps=steps, nfe=steps, frechet_distance=(10 + eta) / steps, seconds=steps * 0.3 + eta, **changes
+        )
         for steps in all_steps
         for eta in etas
     ]
@@ -91,91 +94,6 @@ def badly_placed_texts(figure: Figure) -> list[str]:
         for second, b in boxes[i + 1 :]
         if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1
     ]
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("scale", [1, 3])
-def test_grid_puts_every_pixel_where_it_belongs(channels: int, scale: int) -> None:
-    images = torch.randint(0, 255, (5, channels, 4, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    picture = image_grid(images, columns=3, scale=scale)
-    assert picture.mode == ("L" if channels == 1 else "RGB")
-    gap = max(2, scale)
-    height, width = 4 * scale, 6 * scale
-    assert picture.size == (3 * width + 2 * gap, 2 * height + gap)
-    array = np.asarray(picture).reshape(picture.height, picture.width, channels)
-    expected = np.full_like(array, 255)
-    for index in range(5):
-        row, column = divmod(index, 3)
-        for y in range(height):
-            for x in range(width):
-                value = images[index, :, y // scale, x // scale].numpy()
-                expected[row * (height + gap) + y, column * (width + gap) + x] = value
-    np.testing.assert_array_equal(array, expected)
-
-
-def test_grid_takes_numpy_as_well() -> None:
-    images = np.arange(2 * 3 * 8 * 8, dtype=np.uint8).reshape(2, 3, 8, 8)
-    assert image_grid(images, 2).tobytes() == image_grid(torch.from_numpy(images), 2).tobytes()
-
-
-@pytest.mark.parametrize(("size", "cell"), [(8, 48), (28, 56), (32, 64), (48, 48), (64, 64), (5, 50)])
-def test_small_images_are_shown_at_a_visible_size(size: int, cell: int) -> None:
-    picture = image_grid(torch.zeros(1, 1, size, size, dtype=torch.uint8), columns=8)
-    assert picture.size == (cell, cell)
-
-
-@pytest.mark.parametrize(
-    ("images", "columns", "scale"),
-    [
-        (torch.zeros(1, 1, 8, 8), 1, None),
-        (torch.zeros(1, 8, 8, dtype=torch.uint8), 1, None),
-        (torch.zeros(1, 2, 8, 8, dtype=torch.uint8), 1, None),
-        (torch.zeros(0, 1, 8, 8, dtype=torch.uint8), 1, None),
-        (torch.zeros(1, 1, 8, 8, dtype=torch.uint8), 0, None),
-        (torch.zeros(1, 1, 8, 8, dtype=torch.uint8), 1, 0),
-    ],
-)
-def test_grid_refuses_what_is_not_a_batch_of_images(images, columns, scale) -> None:
-    with pytest.raises(ValueError, match="must be"):
-        image_grid(images, columns, scale)
-
-
-def test_sheet_has_eta_down_and_steps_across() -> None:
-    levels = {("σ̂", 5): 40, ("0", 50): 120, ("0", 5): 80, ("1", 5): 160, ("1", 50): 200}
-    sheet = sample_sheet({p: torch.full((4, 1, 8, 8), v, dtype=torch.uint8) for p, v in levels.items()}, "digits")
-    array = np.asarray(sheet)
-    assert sheet.mode == "RGB" and sheet.width <= 1500
-    centres = {}
-    for point, level in levels.items():
-        solid = np.argwhere((array == level).all(axis=-1))
-        assert len(solid) >= 4 * 48 * 48
-        centres[point] = np.median(solid, axis=0)
-    assert centres["0", 5][0] < centres["1", 5][0] < centres["σ̂", 5][0]
-    assert centres["0", 5][0] == centres["0", 50][0]
-    assert centres["0", 5][1] < centres["0", 50][1]
-    assert centres["0", 5][1] == centres["1", 5][1] == centres["σ̂", 5][1]
-    # Labels: something dark left of each row, above each column, and in the title.
-    dark = array.max(axis=-1) < 100
-    left = round(centres["0", 5][1]) - 60
-    for label in ("0", "1", "σ̂"):
-        y = round(centres[label, 5][0])
-        assert dark[y - 15 : y + 15, : left - 30].any()
-    top = round(centres["0", 5][0]) - 60
-    assert dark[: top // 2].any() and dark[top // 2 : top, left:].any()
-
-
-def test_sheet_refuses_points_that_do_not_match() -> None:
-    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="same number and shape"):
-        sample_sheet({("0", 5): images, ("1", 5): images[:3]})
-    with pytest.raises(ValueError, match="none"):
-        sample_sheet({})
-
-
-def test_long_sheet_title_stays_inside() -> None:
-    images = {("0", 5): torch.full((1, 1, 8, 8), 255, dtype=torch.uint8)}
-    array = np.asarray(sample_sheet(images, "a title that is a good deal longer than the picture is wide " * 2))
-    assert (array[:, -10:] == 255).all()
 
 
 def test_one_line_per_eta_with_its_points_in_order_of_steps() -> None:
@@ -258,8 +176,8 @@ def test_what_a_log_axis_cannot_show_is_left_out(value: float | None) -> None:
     assert not figure.axes[0].lines
 
 
-def test_speed_is_seconds_against_steps_and_hardware_is_kept_apart() -> None:
-    rows = [*grid(etas=(0.0,)), result(steps=20, seconds=0.5, device="H200")]
+def test_speed_is_seconds_against_network_calls_and_hardware_is_kept_apart() -> None:
+    rows = [*grid(etas=(0.0,)), result(steps=20, nfe=20, seconds=0.5, device="H200")]
     (axes,) = speed_figure(rows).axes
     assert [data(line) for line in axes.lines] == [
         [(10, 150.0), (20, 300.0), (50, 750.0)],
@@ -268,6 +186,17 @@ def test_speed_is_seconds_against_steps_and_hardware_is_kept_apart() -> None:
     assert {"device CPU", "device H200"} <= set(legend(axes))
     assert axes.get_ylabel() == "seconds per 50,000 images" and "N = 1,000" in axes.get_title(loc="left")
     assert axes.get_xscale() == axes.get_yscale() == "log"
+
+
+def test_a_sampler_stands_in_the_speed_figure_where_its_network_calls_are_and_in_the_other_at_its_steps() -> None:
+    rows = [result(sampler="heun", steps=steps, nfe=2 * steps - 1, seconds=0.3 * steps) for steps in (10, 20)]
+    (axes,) = speed_figure(rows).axes
+    assert [data(line) for line in axes.lines] == [[(19, 150.0), (39, 300.0)]]
+    assert "network calls" in axes.get_xlabel() and "network calls" in axes.get_title(loc="left")
+    axes.figure.canvas.draw()
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["19", "39"]
+    (axes,) = distance_figure(rows).axes
+    assert [x for x, _ in data(axes.lines[0])] == [10, 20] and axes.get_xlabel() == "S (sampling steps)"
 
 
 @pytest.mark.parametrize("draw", [distance_figure, speed_figure])
@@ -290,8 +219,9 @@ def test_no_text_covers_another_or_leaves_the_picture() -> None:
 
 
 def test_files_are_whole_rgb_pictures_of_readable_width(tmp_path: Path) -> None:
-    plot_distance(grid(), Floor(360, {"frechet_distance": 0.05}), tmp_path / "distance.png")
-    plot_speed(grid(), tmp_path / "deep" / "speed.png")
+    distance = distance_figure(grid(), Floor(360, {"frechet_distance": 0.05}))
+    save_picture(drawn(distance), tmp_path / "distance.png")
+    save_picture(drawn(speed_figure(grid())), tmp_path / "deep" / "speed.png")
     for path in (tmp_path / "distance.png", tmp_path / "deep" / "speed.png"):
         with Image.open(path) as picture:
             picture.load()

@@ -19,11 +19,11 @@ from ddim.tracking.keys import (
     AXES,
     CURVE,
     EVALUATE,
-    KEYS,
     PICTURE,
     SAMPLING_STEPS,
     TRAIN,
     TRAINING_STEP,
+    all_keys,
     as_markdown,
     find,
 )
@@ -114,7 +114,7 @@ def test_the_list_of_keys_and_what_is_logged_are_the_same(runs, job):
     run = runs[job == EVALUATE].run
     entries = {key: find(key, job) for key in keys_of(run)}
     assert not [key for key, entry in entries.items() if entry is None], "logged, but not in ddim.dashboard"
-    listed = {entry.name for entry in KEYS if entry.job == job and entry.kind != "summary"}
+    listed = {entry.name for entry in all_keys() if entry.job == job and entry.kind != "summary"}
     assert listed - {entry.name for entry in entries.values()} == (ABSENT if job == EVALUATE else set())
 
 
@@ -123,7 +123,7 @@ def test_the_summary_has_the_columns_of_the_list(runs):
     columns = {key for key in run.summary if not key.startswith("_")} - keys_of(run) - set(AXES)
     entries = {key: find(key, EVALUATE, ["summary"]) for key in columns}
     assert not [key for key, entry in entries.items() if entry is None]
-    listed = {entry.name for entry in KEYS if entry.job == EVALUATE and entry.kind == "summary"}
+    listed = {entry.name for entry in all_keys() if entry.job == EVALUATE and entry.kind == "summary"}
     assert {entry.name for entry in entries.values()} == listed
     assert not [key for key in (*columns, *keys_of(run), *keys_of(runs[0].run)) if "." in key]
 
@@ -327,6 +327,6 @@ def test_the_page_has_the_list_of_keys(job):
 
 
 def test_names_in_the_list_are_unique_and_have_axes():
-    assert len({(entry.name, entry.job, entry.kind) for entry in KEYS}) == len(KEYS)
-    assert all(entry.axis in AXES for entry in KEYS if entry.kind == CURVE)
-    assert all(entry.axis == TRAINING_STEP for entry in KEYS if entry.job == TRAIN and entry.kind in (CURVE, PICTURE))
+    assert len({(entry.name, entry.job, entry.kind) for entry in all_keys()}) == len(all_keys())
+    assert all(entry.axis in AXES for entry in all_keys() if entry.kind == CURVE)
+    assert all(entry.axis == TRAINING_STEP for entry in all_keys() if entry.job == TRAIN and entry.kind in (CURVE, PICTURE))

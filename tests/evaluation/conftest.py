@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import partial as bound
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,17 +17,29 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import Tensor, nn
 
+from ddim.data import Pixels
+from ddim.diffusion import NoiseSchedule, NoiseSource
+from ddim.diffusion.grid import grid_points
 from ddim.display.presenter import Pictures
 from ddim.display.progress import GridProgress
 from ddim.display.terminal import Terminal
 from ddim.evaluation.kept.finished import Kept
+from ddim.evaluation.kept.partial import Partial
 from ddim.evaluation.running import Running
+from ddim.evaluation.sampling import Generation, generate
 from ddim.evaluation.study import Study
 from ddim.evaluation.subject import Sampling, Subject
 from ddim.findings.files import Files
 from ddim.findings.telling import Audience, Findings, Picture, Row
+from ddim.metrics import Features
+from ddim.metrics.features import PixelFeatures
 from ddim.tracking.presenter import Tracked
+from ddim.training.module import DenoisingModule
+
+SHAPE = (1, 8, 8)
+SCHEDULE = NoiseSchedule.linear(100)
 
 
 class Heard(Audience):
@@ -118,7 +131,7 @@ def ask(trainer_of: Callable[..., SimpleNamespace]) -> Callable[..., Asked]:
     ) -> Asked:
         made, drawn, heard = trainer_of(**trainer), Pictures(directory), Heard()
         audiences = [Files(directory), drawn, Tracked(made, drawn), heard]
-        progress = partial(GridProgress, enabled=False)
+        progress = bound(GridProgress, enabled=False)
         running = Running([study], sampling, identity, kept or Kept(None, {}), audiences, progress, context or {})
         with suppress(KeyboardInterrupt) if interruptible else nullcontext():
             running.on_test_epoch_end(made, module)
@@ -126,6 +139,99 @@ def ask(trainer_of: Callable[..., SimpleNamespace]) -> Callable[..., Asked]:
         return Asked(study, say, drawn, heard)
 
     return run
+
+
+class PartOfX(nn.Module):
+    """Every sample on its own, so that no rounding depends on the batch. `fits` is what memory holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.5))
+        self.fits = 10**9
+        self.batches: list[int] = []
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        if len(x) > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. And much more.")
+        self.batches.append(len(x))
+        return x * self.weight
+
+
+class CountingPixels(PixelFeatures):
+    """Of pixels, with logits; counts what it has seen, fails on demand, and holds only so many images."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 8)
+        self.seen = 0
+        self.fails_at = 10**9
+        self.fits = 10**9
+
+    def extract(self, images: Tensor) -> Features:
+        if len(images) > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        if self.seen + len(images) > self.fails_at:
+            raise KeyboardInterrupt
+        self.seen += len(images)
+        features = super().extract(images).features
+        return Features(features, features[:, :3] * 2)
+
+
+@pytest.fixture(scope="session")
+def module_of() -> Callable[..., DenoisingModule]:
+    """With a denoiser that says which batches it has seen, and refuses those that do not fit."""
+    return lambda schedule=SCHEDULE: DenoisingModule(PartOfX(), schedule, optimizer={}).eval()
+
+
+@pytest.fixture(scope="session")
+def extractor_of() -> Callable[[], CountingPixels]:
+    return CountingPixels
+
+
+@pytest.fixture(scope="session")
+def made(
+    subject_of: Callable[..., Subject], module_of: Callable[..., DenoisingModule]
+) -> Callable[..., tuple[Generation, int]]:
+    """Samples of one point, and how many of them were made now."""
+    (point,) = grid_points(SCHEDULE, steps=3, etas=1.0, tau="linear")
+
+    def make(
+        num_samples: int = 30,
+        batch_size: int = 4,
+        *,
+        partial: Partial | None = None,
+        extractor: CountingPixels | None = None,
+        module: DenoisingModule | None = None,
+        keep: int = 5,
+        **trainer: Any,
+    ) -> tuple[Generation, int]:
+        extractor = extractor or CountingPixels()
+        sampling = Sampling(NoiseSource(0), Pixels(SHAPE), batch_size)
+        subject = subject_of(module or module_of(), sampling, **trainer)
+        generation = generate(subject, extractor, point, num_samples=num_samples, keep_images=keep, partial=partial)
+        return generation, extractor.seen
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def same() -> Callable[[Generation, Generation], bool]:
+    """Whether two generations are equal to the last bit."""
+
+    def compare(one: Generation, other: Generation) -> bool:
+        assert one.features.logits is not None and other.features.logits is not None
+        return (
+            torch.equal(one.features.features, other.features.features)
+            and torch.equal(one.features.logits, other.features.logits)
+            and torch.equal(one.first_images, other.first_images)
+        )
+
+    return compare
+
+
+@pytest.fixture
+def warnings_only(caplog: pytest.LogCaptureFixture) -> None:
+    """Of what is logged, `caplog` has the warnings."""
+    caplog.set_level(logging.WARNING)
 
 
 @pytest.fixture

@@ -8,19 +8,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
-from ddim.display.images import cut_grid, image_grid
 from ddim.findings.collection import collect, failures
 from ddim.findings.files import read_results, write_results, write_rows
 from ddim.findings.rows import Floor, GridResult
 from ddim.results import main
-from ddim.runs.processes import Place, place
 from ddim.runs.sweeps import jobs_of
 
 ROW = GridResult(
@@ -217,57 +210,3 @@ def test_the_module_is_a_command(tmp_path):
         check=False,
     )
     assert done.returncode == 0 and "FD (pixels) by eta" in done.stdout and done.stderr == ""
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    count=st.integers(1, 17),
-    channels=st.sampled_from([1, 3]),
-    height=st.integers(3, 70),
-    width=st.integers(3, 70),
-    columns=st.integers(1, 9),
-)
-def test_a_drawn_grid_is_cut_into_the_very_images(count, channels, height, width, columns):
-    images = torch.randint(0, 256, (count, channels, height, width), dtype=torch.uint8)
-    assert np.array_equal(cut_grid(image_grid(images, columns), height, width, count), images.numpy())
-
-
-def test_what_is_not_a_grid_of_that_size_is_not_cut():
-    with pytest.raises(ValueError, match="not a grid"):
-        cut_grid(Image.new("L", (100, 100)), 8, 8, 1)
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, Place()),
-        ({"LOCAL_RANK": "0", "WORLD_SIZE": "2"}, Place()),
-        ({"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, Place(1, 2, 1, started_by="lightning")),
-        (
-            {
-                "TORCHELASTIC_RUN_ID": "none",
-                "RANK": "5",
-                "WORLD_SIZE": "8",
-                "LOCAL_RANK": "1",
-                "LOCAL_WORLD_SIZE": "4",
-                "GROUP_RANK": "1",
-            },
-            Place(5, 8, 1, 1, 2, "torchrun"),
-        ),
-        (
-            {
-                "SLURM_NTASKS": "16",
-                "SLURM_PROCID": "9",
-                "SLURM_LOCALID": "1",
-                "SLURM_NODEID": "1",
-                "SLURM_NNODES": "2",
-                "SLURM_JOB_NAME": "train",
-            },
-            Place(9, 16, 1, 1, 2, "srun"),
-        ),
-        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "interactive"}, Place()),
-    ],
-)
-def test_the_place_of_a_process(environment, expected):
-    assert place(environment) == expected
-    assert expected.started_alike == (expected.started_by in ("torchrun", "srun"))

@@ -8,13 +8,12 @@ import json
 from typing import Any
 
 import pytest
-from ddim.display.tables import render_comparison
 
 from ddim.diffusion import NoiseSchedule
 from ddim.diffusion.grid import grid_points
 from ddim.display.terminal import Terminal
 from ddim.findings.paper import SCHEDULE, TABLES
-from ddim.findings.paper.comparison import compare, write_comparison
+from ddim.findings.paper.comparison import compare, render_comparison, write_comparison
 
 LINEAR = NoiseSchedule.linear(1000)
 SIZES = {

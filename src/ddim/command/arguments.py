@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
@@ -63,10 +64,11 @@ def evaluation_arguments(arguments: Sequence[str]) -> list[str]:
             be written where the results would be.
     """
     load_plugins()
+    added = (*TRAINER, *SUPPLIED, *_own_studies())
     if _is_question(arguments):
-        return _as_asked(arguments, TRAINER + SUPPLIED)
+        return _as_asked(arguments, added)
     _check_options(arguments)
-    rewritten = _additions(_grids_as_lists(arguments), TRAINER + SUPPLIED)
+    rewritten = _additions(_grids_as_lists(arguments), added)
     resume = _value_of("resume", rewritten)
     if resume in (None, "null"):
         _check_writable(rewritten)
@@ -197,12 +199,18 @@ def _installed(module: str) -> bool:
         return False
 
 
+def _own_studies() -> list[str]:
+    """`evaluation.NAME` of a user's own studies: their settings, which no file in conf/ lists."""
+    registered = ConfigStore.instance().repo.get("evaluation", {})
+    return [f"evaluation.{file.removesuffix('.yaml')}" for file in registered]
+
+
 def _additions(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
     """`trainer.max_time=...` -> `++trainer.max_time=...`, so that Hydra accepts keys the group's file does not have."""
     rewritten = []
     for argument in arguments:
-        group, dot, _ = (_key(argument) or "").partition(".")
-        adds = bool(dot) and group in groups and not argument.startswith(("+", "~"))
+        key = _key(argument) or ""
+        adds = any(key.startswith(f"{group}.") for group in groups) and not argument.startswith(("+", "~"))
         rewritten.append(f"++{argument}" if adds else argument)
     return rewritten
 

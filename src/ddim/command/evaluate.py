@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from torch import nn
 
 import ddim
 from ddim.command.config import Evaluation, evaluation_config, plain_config, typed_keys
@@ -21,8 +22,7 @@ from ddim.command.from_checkpoint import open_subject
 from ddim.command.resuming import as_run, begun_with
 from ddim.data import ImageDataModule
 from ddim.data.build import load_data
-from ddim.denoisers import UNet
-from ddim.denoisers.build import check_shape
+from ddim.denoisers.build import VERSIONS, check_shape
 from ddim.denoisers.pretrained import UNSTATED, Pretrained
 from ddim.display.page.write import write_report
 from ddim.display.presenter import Pictures
@@ -144,7 +144,7 @@ def _images(evaluation: Evaluation, device: torch.device) -> ImageDataModule:
 def _running(
     evaluation: Evaluation,
     opened: Pretrained,
-    denoiser: UNet,
+    denoiser: nn.Module,
     weights: str,
     images: ImageDataModule,
     trainer: pl.Trainer,
@@ -163,6 +163,8 @@ def _running(
         "seed": config.seed,
     }
     network = {"weights_sha256": weights_hash, "denoiser": denoiser.config}
+    if config.denoiser["name"] in VERSIONS:
+        network["denoiser_version"] = VERSIONS[config.denoiser["name"]]
     studies, material = build_studies(
         config.evaluation,
         evaluation.points,

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ddim.command.config import typed_keys
 from ddim.data.build import DATASETS
+from ddim.denoisers import DENOISERS
 from ddim.denoisers.formats.contents import Pretrained
 from ddim.denoisers.formats.own import GROUPS
 from ddim.denoisers.formats.torch_file import printable
@@ -60,8 +61,8 @@ def open_subject(cfg: DictConfig) -> Pretrained:
 
 
 def _check_known(group: str, config: DictConfig, origin: str) -> None:
-    """Of a data set or schedule of a user's own, say what it needs."""
-    known = {"dataset": [*DATASETS], "schedule": [*BUILT_IN, *SCHEDULES]}.get(group)
+    """Of a data set, denoiser or schedule of a user's own, say what it needs."""
+    known = {"dataset": [*DATASETS], "denoiser": [*DENOISERS], "schedule": [*BUILT_IN, *SCHEDULES]}.get(group)
     name = config.get("name")
     if known is not None and isinstance(name, str) and name not in known:
         raise UserError(

@@ -12,7 +12,7 @@ from ddim.data.loaders import Batches, InMemoryLoader, OnDiskImages, WorkerLoade
 from ddim.data.memory import available_memory
 from ddim.data.order import EvaluationBatches, TrainingBatches, TrainingOrder
 from ddim.data.space import Pixels
-from ddim.data.splits import ArraySplit, FileSplit
+from ddim.data.splits import ArraySplit, FileSplit, spread
 from ddim.errors import UserError
 
 SPLITS = ("train", "test")
@@ -100,20 +100,24 @@ class ImageDataModule(pl.LightningDataModule):
         return self._evaluation_loader(self.num_images("test"))
 
     def test_dataloader(self) -> InMemoryLoader | WorkerLoader:
-        """The first `test_limit` images of the test split, all where that is None; this rank's share of them."""
+        """`test_limit` images evenly over the test split, all where that is None; this rank's share of them."""
         count = self.num_images("test")
         return self._evaluation_loader(count if self.test_limit is None else min(self.test_limit, count))
 
     def _evaluation_loader(self, count: int) -> InMemoryLoader | WorkerLoader:
         rank, world_size = self._rank_and_world_size()
-        return self._loader("test", EvaluationBatches(count, self.eval_batch_size, rank, world_size))
+        chosen = spread(self.num_images("test"), count)
+        return self._loader("test", EvaluationBatches(chosen, self.eval_batch_size, rank, world_size))
 
     def num_images(self, split: str) -> int:
         """Number of images in "train" or "test"."""
         return len(self._split(split))
 
     def images(self, split: str, batch_size: int, limit: int | None = None) -> Iterator[Tensor]:
-        """uint8 (B, C, H, W) batches of a split in its fixed order, never mirrored, at most `limit` images."""
+        """uint8 (B, C, H, W) batches of a split in its fixed order, never mirrored.
+
+        limit: how many at most, evenly over the split.
+        """
         if batch_size < 1 or (limit is not None and limit < 0):
             raise ValueError(f"batch_size={batch_size} must be at least 1 and limit={limit} at least 0")
         count = self.num_images(split)

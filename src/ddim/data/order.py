@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -82,10 +82,10 @@ class TrainingBatches(Sampler[list[Item]]):
 
 
 class EvaluationBatches(Sampler[list[Item]]):
-    """Batch sampler over images rank, rank + world_size, ...: each image once over all ranks, never mirrored."""
+    """Batch sampler over the images of these numbers: each image once over all ranks, in order, never mirrored."""
 
-    def __init__(self, num_images: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self._indices = range(rank, num_images, world_size)
+    def __init__(self, numbers: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self._indices = numbers[rank::world_size]
         self._batch_size = batch_size
 
     def __len__(self) -> int:

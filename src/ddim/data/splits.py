@@ -29,6 +29,12 @@ BLOCK = 256
 THREADS_PAY_FROM_BYTES = 4096
 
 
+def spread(count: int, limit: int) -> list[int]:
+    """At most `limit` of the numbers 0 ... count - 1, evenly over all of them: a part that stands for the whole."""
+    chosen = min(count, limit)
+    return [number * count // chosen for number in range(chosen)]
+
+
 class ArraySplit:
     """Images that are already pixels: uint8 (N, C, H, W)."""
 
@@ -39,8 +45,11 @@ class ArraySplit:
         return len(self.images)
 
     def stream(self, batch_size: int, limit: int) -> Iterator[Tensor]:
-        """uint8 (B, C, H, W) batches of the first `limit` images."""
-        yield from self.images[:limit].split(batch_size) if limit else ()
+        """uint8 (B, C, H, W) batches of `limit` images, evenly over the split; of all of them where there are fewer."""
+        if limit >= len(self.images):
+            yield from self.images.split(batch_size)
+        elif limit:
+            yield from self.images[spread(len(self.images), limit)].split(batch_size)
 
     def provenance(self) -> dict[str, Any]:
         """A sha256 (first 16 hex digits) of shape and pixels."""
@@ -106,11 +115,12 @@ class FileSplit:
         self.images = torch.from_numpy(pixels)
 
     def stream(self, batch_size: int, limit: int) -> Iterator[Tensor]:
-        """uint8 (B, C, H, W) batches of the first `limit` images; decodes anew unless they were loaded."""
+        """uint8 (B, C, H, W) batches of `limit` images, evenly over the split; decodes anew unless they were loaded."""
         if self.images is not None:
             yield from ArraySplit(self.images).stream(batch_size, limit)
             return
-        files = self.files()[:limit]
+        usable = self.files()
+        files = [usable[number] for number in spread(len(usable), limit)] if limit else []
         with ThreadPoolExecutor(_num_threads(files)) as pool:
             for start in range(0, len(files), batch_size):
                 batch = list(pool.map(self._decode_or_refuse, files[start : start + batch_size]))

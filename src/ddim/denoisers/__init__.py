@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ddim.denoisers.build import build_denoiser
+from ddim.denoisers.build import DENOISERS, build_denoiser
 from ddim.denoisers.unet import UNet
 
-__all__ = ["UNet", "build_denoiser"]
+__all__ = ["DENOISERS", "UNet", "build_denoiser"]

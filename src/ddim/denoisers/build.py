@@ -1,22 +1,43 @@
-"""Networks by name: an untrained one from its configuration, and whether it fits the images."""
+"""Networks by name: an untrained one from its configuration, and whether it fits the samples."""
 
 from __future__ import annotations
 
 import inspect
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from ddim.denoisers.unet import UNet
 from ddim.errors import UserError
 
 MAX_BLOCKS = 100
+UNET = "unet"
+# One line per network. What is registered later is here as well, with its version in VERSIONS.
+DENOISERS: dict[str, type[nn.Module]] = {UNET: UNet}
+# Of a user's own: changes when the network does, which its weights need not show.
+VERSIONS: dict[str, str] = {}
 
 
-def new_denoiser(config: Mapping[str, Any], sample_shape: Sequence[int], dataset: str) -> UNet:
-    """An untrained network for samples (C, H, W) of this data set.
+class Described(Protocol):
+    """What a denoiser, an `nn.Module` of (x (N, ...), t (N,)) -> eps, says of itself.
+
+    Attributes:
+        config: plain values that rebuild it, one for every parameter of its constructor.
+        sample_shape: of one x.
+    """
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]: ...
+
+
+def new_denoiser(config: Mapping[str, Any], sample_shape: Sequence[int], dataset: str) -> nn.Module:
+    """An untrained network for samples of this shape, of this data set.
 
     Raises:
         UserError: it cannot be built, or does not fit.
@@ -31,45 +52,71 @@ def new_denoiser(config: Mapping[str, Any], sample_shape: Sequence[int], dataset
 
 
 def _check_size(config: Mapping[str, Any]) -> None:
+    own = config.get("name") == UNET
     blocks = config.get("num_res_blocks", 1)
-    if isinstance(blocks, int) and blocks > MAX_BLOCKS:
+    if own and isinstance(blocks, int) and blocks > MAX_BLOCKS:
         raise ValueError(f"num_res_blocks must be at most {MAX_BLOCKS}, got {blocks}")
     try:
         with torch.device("meta"):
             weights = sum(weight.numel() for weight in build_denoiser(config).parameters())
-    except RuntimeError as error:  # more than can be counted
+    except (RuntimeError, NotImplementedError) as error:
+        if not own:
+            return  # its constructor computes with values, which tensors without storage do not have
+        # more than can be counted
         raise ValueError(f"denoiser.base_channels={config.get('base_channels')} is too large: {error}") from error
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if 4 * weights > memory:
+        advice = "lower denoiser.base_channels or denoiser.channel_mult" if own else "make it smaller"
         raise ValueError(
             f"its {weights:,} parameters need {4 * weights / 1e9:,.0f} GB, this machine has {memory / 1e9:,.0f} GB; "
-            "lower denoiser.base_channels or denoiser.channel_mult"
+            f"{advice}"
         )
 
 
-def check_shape(denoiser: UNet, sample_shape: Sequence[int], dataset: str) -> None:
-    """Refuse (`UserError`) a denoiser of other channels or resolution than the samples (C, H, W) of this data set."""
-    channels, *_, resolution = sample_shape
-    for key, name, wanted in (("in_channels", "channels", channels), ("resolution", "resolution", resolution)):
-        if denoiser.config[key] != wanted:
-            raise UserError(
-                f"denoiser.{key}={denoiser.config[key]} does not fit dataset {dataset} with "
-                f"dataset.{name}={wanted}; they must be the same."
-            )
+def described(denoiser: nn.Module) -> Described:
+    """What the network says of itself. Raises ValueError where that is not all that is asked for."""
+    missing = [name for name in ("config", "sample_shape") if not hasattr(denoiser, name)]
+    if missing:
+        raise ValueError(f"{type(denoiser).__name__} has no {' and no '.join(missing)}")
+    says: Any = denoiser
+    lacks = [name for name in inspect.signature(type(denoiser)).parameters if name not in says.config]
+    if lacks:
+        raise ValueError(f"{type(denoiser).__name__}.config does not say its {', '.join(lacks)}")
+    return says
 
 
-def build_denoiser(config: Mapping[str, Any]) -> UNet:
-    """Build a denoiser from its configuration: ``name`` ("unet") and that network's keyword arguments.
+def check_shape(denoiser: nn.Module, sample_shape: Sequence[int], dataset: str) -> None:
+    """Refuse (`UserError`) a denoiser of another `sample_shape` than that of this data set."""
+    network = described(denoiser)
+    if tuple(network.sample_shape) == tuple(sample_shape):
+        return
+    if isinstance(denoiser, UNet) and len(sample_shape) == 3:
+        channels, _, resolution = sample_shape
+        for key, name, wanted in (("in_channels", "channels", channels), ("resolution", "resolution", resolution)):
+            if network.config[key] != wanted:
+                raise UserError(
+                    f"denoiser.{key}={network.config[key]} does not fit dataset {dataset} with "
+                    f"dataset.{name}={wanted}; they must be the same."
+                )
+    takes, has = ("x".join(map(str, shape)) or "one number" for shape in (network.sample_shape, sample_shape))
+    raise UserError(f"denoiser takes samples of {takes}, dataset {dataset} has {has}; they must be the same.")
+
+
+def build_denoiser(config: Mapping[str, Any]) -> nn.Module:
+    """Build a denoiser from its configuration: ``name``, one of DENOISERS, and that network's keyword arguments.
 
     Raises:
-        ValueError: unknown name, unknown keys (the known ones are named), or values that the network refuses.
+        ValueError: unknown name, unknown keys (the known ones are named), or values that the network refuses; or the
+            network does not say of itself what it has to.
     """
     options = dict(config)
     name = options.pop("name", None)
-    if name != "unet":
-        raise ValueError(f"denoiser.name is {name!r}; known denoisers: unet")
-    known = list(inspect.signature(UNet).parameters)
+    if not isinstance(name, str) or name not in DENOISERS:
+        raise ValueError(f"denoiser.name is {name!r}; known denoisers: {', '.join(DENOISERS)}")
+    known = list(inspect.signature(DENOISERS[name]).parameters)
     unknown = [str(key) for key in options if key not in known]
     if unknown:
         raise ValueError(f"unknown denoiser keys {', '.join(unknown)}; known keys: {', '.join(known)}")
-    return UNet(**options)
+    denoiser = DENOISERS[name](**options)
+    described(denoiser)
+    return denoiser

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ddim.denoisers.formats import hub
 from ddim.denoisers.formats.contents import UNSTATED, WEIGHTS, Pretrained
@@ -16,7 +17,6 @@ from ddim.denoisers.formats.diffusers import from_diffusers, is_diffusers
 from ddim.denoisers.formats.official import from_official
 from ddim.denoisers.formats.own import FORMAT, from_own, is_own, read_checkpoint
 from ddim.denoisers.formats.torch_file import ACCEPTED, read_torch_file
-from ddim.denoisers.unet import UNet
 from ddim.errors import UserError
 from ddim.runs.layout import LAST_CHECKPOINT
 from ddim.runs.paths import usable_path
@@ -58,7 +58,7 @@ def open_pretrained(source: str | Path, cache_dir: Path | None = None) -> Pretra
     return from_own(loaded, str(path)) if is_own(loaded) else from_official(loaded, str(path))
 
 
-def load_denoiser(source: str | Path, weights: str = "ema", device: str | torch.device = "cpu") -> UNet:
+def load_denoiser(source: str | Path, weights: str = "ema", device: str | torch.device = "cpu") -> nn.Module:
     """Load a trained denoiser.
 
     Args:

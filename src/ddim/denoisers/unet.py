@@ -98,6 +98,11 @@ class UNet(nn.Module):
         self.norm_out = GroupNormSiLU(norm_groups, widths[0])
         self.conv_out = conv3x3(widths[0], self.config["out_channels"], zero=True)
 
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images that it is trained on."""
+        return self.config["in_channels"], self.config["resolution"], self.config["resolution"]
+
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Predict the noise in x_t.
 

@@ -208,10 +208,12 @@ class SamplerConfig:
     @classmethod
     def with_options(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """The group's values with those that a sampler of this name has for itself gathered under `options`."""
-        own = SAMPLERS[values["name"]].options if values.get("name") in SAMPLERS else {}
-        mine = {name: value for name, value in values.items() if name in own}
-        rest = {name: value for name, value in values.items() if name not in own}
-        return {**rest, "options": {**mine, **(values.get("options") or {})}}
+        name, given = values.get("name"), values.get("options") or {}
+        own = SAMPLERS[name].options if isinstance(name, str) and name in SAMPLERS else {}
+        mine = {key: value for key, value in values.items() if key in own}
+        rest = {key: value for key, value in values.items() if key not in own}
+        # What is no mapping is for the schema to refuse.
+        return {**rest, "options": {**mine, **given} if isinstance(given, Mapping) else given}
 
     def points(self, schedule: NoiseSchedule, prefix: str = "sampler") -> list[GridPoint]:
         return grid_points(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,29 +13,53 @@ from ddim.diffusion.process import q_sample
 from ddim.diffusion.samplers.base import Denoiser
 from ddim.diffusion.schedule import NoiseSchedule
 
-WEIGHTINGS = ("simple", "snr_truncated", "min_snr")
+
+def simple(snr: Tensor) -> Tensor:
+    """1: DDPM eq. 14."""
+    return torch.ones_like(snr)
 
 
-def loss_weights(t: Tensor, schedule: NoiseSchedule, weighting: str = "simple", gamma: float = 5.0) -> Tensor:
-    """float64 (N,): the factor on the squared error of eps at timesteps t (N,); SNR = alpha_bar / (1 - alpha_bar).
+def snr_truncated(snr: Tensor) -> Tensor:
+    """max(1, 1/SNR), that is max(SNR, 1) on the squared error of x_0 (Salimans and Ho 2022, section 4)."""
+    return (1 / snr).clamp(min=1.0)
 
-    "simple": 1, DDPM eq. 14. "snr_truncated": max(1, 1/SNR), that is max(SNR, 1) on the squared error of x_0
-    (Salimans and Ho 2022, section 4). "min_snr": min(1, gamma/SNR), that is min(SNR, gamma) on the squared error of
-    x_0 (Hang et al. 2023); gamma > 0 is used by it alone.
 
-    Raises ValueError for another weighting or gamma.
+def min_snr(snr: Tensor, gamma: float = 5.0) -> Tensor:
+    """min(1, gamma/SNR), that is min(SNR, gamma) on the squared error of x_0 (Hang et al. 2023); gamma > 0."""
+    if not gamma > 0:
+        raise ValueError(f"gamma must be > 0, got {gamma!r}")
+    return (gamma / snr).clamp(max=1.0)
+
+
+# (SNR, float64 (N,), **its own parameters) -> the factors on the squared error of eps (N,). One line per weighting.
+WEIGHTINGS: dict[str, Callable[..., Tensor]] = {
+    "simple": simple,
+    "snr_truncated": snr_truncated,
+    "min_snr": min_snr,
+}
+
+
+def loss_weights(t: Tensor, schedule: NoiseSchedule, weighting: str = "simple", **parameters: Any) -> Tensor:
+    """float64 (N,): the factor on the squared error of eps at timesteps t (N,), from SNR = alpha_bar / (1 - alpha_bar).
+
+    weighting: one of WEIGHTINGS, whose function says what it is. parameters: its own, such as gamma of "min_snr".
+
+    Raises ValueError for another weighting, a parameter that it does not have or refuses, or factors of another shape.
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
-    if not gamma > 0:
-        raise ValueError(f"gamma must be > 0, got {gamma!r}")
+    known = list(inspect.signature(WEIGHTINGS[weighting]).parameters)[1:]
+    for name in parameters:
+        if name not in known:
+            raise ValueError(f"weighting {weighting} has no parameter {name}; its own are {', '.join(known) or 'none'}")
     alpha_bar = schedule.alpha_bar_at(t)
-    inverse_snr = (1 - alpha_bar) / alpha_bar
-    if weighting == "snr_truncated":
-        return inverse_snr.clamp(min=1.0)
-    if weighting == "min_snr":
-        return (gamma * inverse_snr).clamp(max=1.0)
-    return torch.ones_like(alpha_bar)
+    weights = WEIGHTINGS[weighting](alpha_bar / (1 - alpha_bar), **parameters)
+    if weights.shape != t.shape:
+        raise ValueError(
+            f"weighting {weighting} must give one factor for each timestep, shape {tuple(t.shape)}, "
+            f"got {tuple(weights.shape)}"
+        )
+    return weights.to(alpha_bar.dtype)
 
 
 def simple_loss(
@@ -42,16 +70,16 @@ def simple_loss(
     schedule: NoiseSchedule,
     *,
     weighting: str = "simple",
-    gamma: float = 5.0,
+    **parameters: Any,
 ) -> Tensor:
     """Per-sample weighted mean squared error (N,) of the noise predicted at x_t: DDPM eq. 14 by default.
 
-    x_0 and noise: floating point (N, ...); t: LongTensor (N,) in [0, T - 1]; weighting, gamma: see `loss_weights`.
+    x_0 and noise: floating point (N, ...); t: LongTensor (N,) in [0, T - 1]; weighting, parameters: see `loss_weights`.
     The error is formed in at least float32 whatever the denoiser returns.
 
     Raises ValueError for mismatched shapes or an unknown weighting.
     """
-    weights = loss_weights(t, schedule, weighting, gamma)
+    weights = loss_weights(t, schedule, weighting, **parameters)
     x_t = q_sample(x_0, t, noise, schedule)
     eps = denoiser(x_t, t)
     if eps.shape != x_t.shape:

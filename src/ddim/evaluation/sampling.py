@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from ddim.diffusion.grid import GridPoint
 from ddim.errors import UserError
-from ddim.evaluation.kept.partial import Known, Partial, Samples
+from ddim.evaluation.kept.partial import Known, Partial, PartialWriter, Samples
 from ddim.evaluation.subject import Sampling, Subject
-from ddim.metrics import FeatureExtractor, Features, RunningMoments
+from ddim.metrics import BlockMoments, FeatureExtractor, Features
 from ddim.runs.gathering import failing_together, from_first, gather_objects
 
 log = logging.getLogger(__name__)
@@ -32,10 +33,10 @@ class Generation:
     features: Features
     first_images: Tensor
     seconds: float
-    moments: RunningMoments | None = None
+    moments: BlockMoments | None = None
 
     @property
-    def measured(self) -> Features | RunningMoments:
+    def measured(self) -> Features | BlockMoments:
         """What metrics are computed from."""
         return self.features if self.moments is None else self.moments
 
@@ -101,16 +102,8 @@ def generate(
     Returns on every process: the features in the order of the samples, the first `keep_images` images (uint8), and
     the seconds spent sampling (feature extraction apart) by the slowest process, those of earlier attempts included.
     """
-    known, done, writer = Known(), torch.zeros(num_samples, dtype=torch.bool), None
-    if partial is not None:
-        # One process decides what there is: a shared folder may look different from another machine.
-        if subject.first:
-            known = partial.read(num_samples, keep_images)
-        numbers = None if known.samples is None else known.samples.indices
-        numbers, attempt = from_first((numbers, known.attempts), subject.world_size)
-        if numbers is not None:
-            done[numbers] = True
-        writer = partial.writer(attempt, subject.rank, keep_images)
+    drawn = _Drawn(None if keep_features else BlockMoments(extractor.dim))
+    known, done, writer = _taken_up(partial, subject, num_samples, keep_images)
 
     def work(indices: Tensor) -> tuple[int, Samples | None, float]:
         # Batches are the same ones as if nothing were known, so that rounding is the same as well.
@@ -125,41 +118,60 @@ def generate(
         return len(indices), Samples(missing, extractor(images).cpu(), images[missing < keep_images].cpu()), seconds
 
     mine = torch.tensor(range(subject.rank, num_samples, subject.world_size), dtype=torch.long)
-    parts: list[Samples] = []
-    seconds, moments = 0.0, None if keep_features else RunningMoments(extractor.dim)
-
-    def keep(samples: Samples) -> None:
-        if moments is not None:
-            moments.update(samples.features.features)
-            samples = samples.without_features()
-        parts.append(samples)
-
     if known.samples is not None:
-        keep(known.samples)
+        drawn.add(known.samples, 0.0)
         known = replace(known, samples=None)
-    try:
+    with nullcontext() if writer is None else writer:
         for count, samples, spent in in_batches(subject.sampling, mine, work):
             if samples is not None:
-                keep(samples)
-                seconds += spent
+                drawn.add(samples, spent)
                 if writer is not None:
                     writer.add(samples, spent)
             advance(count * subject.world_size)
             subject.check_signals()
-        if writer is not None:
-            writer.close()
-    except BaseException:
-        if writer is not None:
-            writer.flush()
-        raise
-    mine_all = Samples.cat(parts) if parts else None
-    parts.clear()
-    return _gather(mine_all, moments, seconds, known.seconds, num_samples, subject.world_size)
+    return _gather(drawn.taken(), drawn.moments, drawn.seconds, known.seconds, num_samples, subject.world_size)
+
+
+class _Drawn:
+    """What one process has drawn: all samples, or with `moments` these of the features, and the pictures."""
+
+    def __init__(self, moments: BlockMoments | None) -> None:
+        self.moments = moments
+        self.parts: list[Samples] = []
+        self.seconds = 0.0
+
+    def add(self, samples: Samples, seconds: float) -> None:
+        self.seconds += seconds
+        if self.moments is not None:
+            self.moments.update(samples.features.features, samples.indices)
+            samples = samples.without_features()
+        self.parts.append(samples)
+
+    def taken(self) -> Samples | None:
+        """All of it, which is not kept here any longer; None where there is nothing."""
+        parts, self.parts = self.parts, []
+        return Samples.cat(parts) if parts else None
+
+
+def _taken_up(
+    partial: Partial | None, subject: Subject, num_samples: int, keep_images: int
+) -> tuple[Known, Tensor, PartialWriter | None]:
+    """What earlier attempts have left, which samples these are, (num_samples,), and what writes down the others."""
+    done = torch.zeros(num_samples, dtype=torch.bool)
+    if partial is None:
+        return Known(), done, None
+    # One process decides what there is: a shared folder may look different from another machine.
+    known = partial.read(num_samples, keep_images) if subject.first else Known()
+    numbers = None if known.samples is None else known.samples.indices
+    numbers, attempt = from_first((numbers, known.attempts), subject.world_size)
+    if numbers is not None:
+        done[numbers] = True
+    return known, done, partial.writer(attempt, subject.rank, keep_images)
 
 
 def _gather(
     samples: Samples | None,
-    moments: RunningMoments | None,
+    moments: BlockMoments | None,
     seconds: float,
     earlier: float,
     num_samples: int,
@@ -190,8 +202,8 @@ def _gather(
     )
 
 
-def _merged(parts: Sequence[RunningMoments]) -> RunningMoments:
-    whole = RunningMoments(parts[0].dim)
+def _merged(parts: Sequence[BlockMoments]) -> BlockMoments:
+    whole = BlockMoments(parts[0].dim, parts[0].blocks)
     for part in parts:
         whole.merge(part)
     return whole

@@ -39,7 +39,7 @@ class GeneralSettings:
         reference: a published `.npz` with `mu` and `sigma`; null computes them from the data set and caches them.
         reference_split (train, test): whose images samples are compared with.
         floor: whether real held-out images are measured against the same reference.
-        loss_images: held-out images whose loss is computed first.
+        loss_images: held-out images, evenly over their split, whose loss is computed first.
         grid_images: images shown per grid point, from the same latents.
         partial_every_seconds: how often the samples of an unfinished point are kept, for the case that it is killed.
     """

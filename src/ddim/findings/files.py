@@ -133,14 +133,19 @@ class Files(Audience):
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._written = 0
 
     def begin(self, said: Findings) -> None:
         # Rows of other settings leave the table now, not when the first new point is finished.
+        self._written = 0
         if said.rows or (said.part.fresh and (self.directory / f"{said.part.table_name()}.csv").is_file()):
             self._write(said)
 
     def row(self, said: Findings, rows: Sequence[Row], images: Any) -> None:
-        self._write(said)
+        # Rows of an earlier attempt are said one by one, but are in the file since the beginning.
+        if len(said.rows) > self._written:
+            self._write(said)
 
     def _write(self, said: Findings) -> None:
+        self._written = len(said.rows)
         said.part.write(self.directory, said.part.name, said.rows, said.extra)

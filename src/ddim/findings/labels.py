@@ -45,7 +45,9 @@ def point_key(point: Setting | Mapping[str, Any]) -> str:
     The paper's own family (`ddim`) needs no name; others, and options, go before: `heun/order2/eta0.000/...`.
     """
     eta, variance = _of(point, "eta"), _of(point, "variance")
-    noise = f"eta{eta:.3f}" if variance == "eta" else variance
+    # Three decimals sort; an eta that has more must not share its key with another.
+    written = f"{eta:.3f}" if round(eta, 3) == eta else f"{eta:g}"
+    noise = f"eta{written}" if variance == "eta" else variance
     named = "".join(f"{text}/" for text in sampler_parts(point))
     return f"{named}{noise}/{_of(point, 'tau')}/steps{_of(point, 'steps'):04d}"
 

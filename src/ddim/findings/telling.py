@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from ddim.findings.parts.part import Part
+    from ddim.findings.part import Part
     from ddim.findings.rows import Floor, GridResult
 
 Row = Mapping[str, Any]

@@ -72,7 +72,7 @@ def _of_parts(kind: str) -> list[Key]:
     ]
 
 
-KEYS: tuple[Key, ...] = (
+TRAINING: tuple[Key, ...] = (
     _training("train/loss", "L_simple of the batch (weighted by `loss.weighting`)"),
     _training("train/gradient_norm", "norm of the gradient before clipping"),
     _training("train/lr", "learning rate of the step"),
@@ -87,15 +87,22 @@ KEYS: tuple[Key, ...] = (
     _training("val/<metric>/<sampler>/<tau>/<steps>", "each metric of each point of the small grid"),
     _training("samples", "samples of the same latents, EMA weights: one slider over training", PICTURE),
     _training("epoch", "passes through the training images"),
-    Key("test/loss", EVALUATE, CURVE, "held-out L_simple of the evaluated weights", TRAINING_STEP),
-    Key("test/loss_q<quartile>", EVALUATE, CURVE, "the same by quartile of the timestep", TRAINING_STEP),
-    *_of_parts(CURVE),
-    *_of_parts(CHART),
-    *_of_parts(TABLE),
-    Key("table/<table>", EVALUATE, TABLE, "beside the paper's numbers (`table=`)"),
-    *_of_parts(PICTURE),
-    *_of_parts(SUMMARY),
 )
+
+
+def all_keys() -> tuple[Key, ...]:
+    """All of them, with those of every part that is known now."""
+    return (
+        *TRAINING,
+        Key("test/loss", EVALUATE, CURVE, "held-out L_simple of the evaluated weights", TRAINING_STEP),
+        Key("test/loss_q<quartile>", EVALUATE, CURVE, "the same by quartile of the timestep", TRAINING_STEP),
+        *_of_parts(CURVE),
+        *_of_parts(CHART),
+        *_of_parts(TABLE),
+        Key("table/<table>", EVALUATE, TABLE, "beside the paper's numbers (`table=`)"),
+        *_of_parts(PICTURE),
+        *_of_parts(SUMMARY),
+    )
 
 
 def wandb_key(key: str) -> str:
@@ -105,14 +112,14 @@ def wandb_key(key: str) -> str:
 
 def find(key: str, job: str, kinds: Iterable[str] = (CURVE, PICTURE, TABLE, CHART)) -> Key | None:
     """The entry of a key as W&B has it: its own, else the family with the longest fixed part; None if unknown."""
-    found = [entry for entry in KEYS if entry.job == job and entry.kind in kinds and entry.matches(key)]
+    found = [entry for entry in all_keys() if entry.job == job and entry.kind in kinds and entry.matches(key)]
     return max(found, key=lambda entry: (not entry.is_family, len(re.sub(r"<[^>]*>", "", entry.name))), default=None)
 
 
 def as_markdown(job: str) -> str:
     """The table of `docs/wandb.md` for one kind of run."""
     lines = ["| key | panel | x-axis | what, and its unit |", "|---|---|---|---|"]
-    for entry in (entry for entry in KEYS if entry.job == job):
+    for entry in (entry for entry in all_keys() if entry.job == job):
         panel = "column of the run table" if entry.kind == SUMMARY else entry.kind
         axis = f"`{entry.axis}`" if entry.axis else ""
         lines.append(f"| `{entry.name}` | {panel} | {axis} | {entry.what} |")

@@ -17,7 +17,18 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 
 from ddim.runs.files import write_atomically
-from ddim.tracking.keys import AXES, CURVE, EVALUATE, KEYS, NFE, PICTURE, SAMPLING_STEPS, TRAINING_STEP, find, wandb_key
+from ddim.tracking.keys import (
+    AXES,
+    CURVE,
+    EVALUATE,
+    NFE,
+    PICTURE,
+    SAMPLING_STEPS,
+    TRAINING_STEP,
+    all_keys,
+    find,
+    wandb_key,
+)
 
 log = logging.getLogger(__name__)
 # Says which artifact holds the checkpoints of a run directory.
@@ -133,7 +144,7 @@ class DashboardLogger(WandbLogger):
         for axis in AXES:
             self._experiment.define_metric(axis, hidden=True, summary=None if axis == TRAINING_STEP else "none")
             self._defined.add(axis)
-        for entry in KEYS:
+        for entry in all_keys():
             if entry.job == self.job and entry.kind in (CURVE, PICTURE) and not entry.is_family:
                 self._define_key(entry.name)
         # What nobody has listed, such as a callback of one's own.

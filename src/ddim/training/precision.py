@@ -25,7 +25,7 @@ def with_precision(trainer: Mapping[str, Any], denoiser: Mapping[str, Any]) -> d
 
     Args:
         trainer: `precision` absent is `auto`; `accelerator` as Lightning takes it.
-        denoiser: with `resolution` and `base_channels`.
+        denoiser: with `resolution` and `base_channels`; what has none of these keys counts as small.
     """
     precision = trainer.get("precision", AUTO)
     if precision != AUTO:

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ddim.data.build import LoaderConfig
-from ddim.diffusion import NoiseSchedule
+from ddim.diffusion import WEIGHTINGS, NoiseSchedule
 from ddim.diffusion.grid import GridPoint, SamplerConfig
 from ddim.errors import UserError, at_least, one_of, some_of
 from ddim.metrics import FEATURES, MEASURES, METRICS
 from ddim.tracking.loggers import LoggerConfig
 
 OPTIMIZERS = ("adam", "adamw")
-WEIGHTINGS = ("simple", "min_snr", "snr_truncated")
 # The one number of a metric that a best checkpoint may be chosen by.
 MONITORED = {"frechet_distance": "frechet_distance", "kid": "kid_mean", "inception_score": "inception_score_mean"}
 

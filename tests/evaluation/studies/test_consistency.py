@@ -131,6 +131,10 @@ class TestDistances:
         assert (row["eta"], row["steps"]) == (1.0, 20)
         assert ratio == rows[1.0, 20]["mse"] / rows[0.0, 20]["mse"] > 20
 
+    def test_values_of_eta_that_are_nearly_alike_are_compared_each_with_its_own_images(self, tmp_path, run):
+        asked = run(tmp_path, points=points_of((3, 5), (0.5, 0.5004)), num_images=4)
+        assert [(row["eta"], row["steps"]) for row in asked.rows] == [(0.5, 3), (0.5004, 3)]
+
     @pytest.mark.parametrize("batch_size", [1, 7])
     def test_batches_do_not_matter(self, tmp_path, run, batch_size):
         again = run(tmp_path, points=points_of((3, 5)), batch_size=batch_size)

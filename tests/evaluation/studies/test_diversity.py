@@ -5,25 +5,26 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
+from ddim.data import Pixels
 from ddim.diffusion import NoiseSchedule, NoiseSource
-from ddim.diffusion.grid import GridPoint, grid_points
+from ddim.diffusion.grid import grid_points
 from ddim.errors import UserError
-from ddim.evaluation.sampling import Sampling
-from ddim.evaluation.settings import EvaluationConfig
-from ddim.evaluation.studies import diversity as module_under_test
+from ddim.evaluation.settings import evaluation_schema
 from ddim.evaluation.studies.diversity import Diversity, collect
+from ddim.evaluation.subject import Sampling, Subject
+from ddim.findings.telling import Strip
 from ddim.metrics import build_extractor, load_published_statistics, reference_statistics
 from ddim.metrics.copying import COPY_RATE, copy_threshold, spread, summarise
 from ddim.metrics.measure import Measure
@@ -45,17 +46,6 @@ def real_images(count: int, seed: int) -> Tensor:
 TRAINING, HELD_OUT = real_images(600, seed=0), real_images(500, seed=1)
 
 
-class Generator(DenoisingModule):
-    """Gives the images of a list instead of sampling them; a stand-in for a network whose behaviour is known."""
-
-    def __init__(self, *images: Tensor) -> None:
-        super().__init__(nn.Linear(1, 1), SCHEDULE, optimizer={})
-        self.images = dict(zip(POINTS, images * 2 if len(images) == 1 else images, strict=True))
-
-    def sample_images(self, point: GridPoint, indices: Tensor, shape, noise) -> Tensor:
-        return self.images[point][indices]
-
-
 def extractor():
     return build_extractor("pixels", channels=1, resolution=8, weights_dir=Path())
 
@@ -64,33 +54,16 @@ def statistics(directory: Path, images: Tensor, **more):
     return reference_statistics(extractor(), lambda: images.split(64), {"count": len(images)}, directory, **more)
 
 
-def trainer(first: bool = True) -> SimpleNamespace:
-    precision = pl.plugins.precision.Precision()
-    return SimpleNamespace(
-        global_rank=0,
-        is_global_zero=first,
-        world_size=1,
-        global_step=0,
-        loggers=[],
-        precision="32-true",
-        precision_plugin=precision,
-    )
-
-
-def study(directory: Path, num_samples: int = 500, batch_size: int = 128, max_features: int = 50_000) -> Diversity:
+def study(directory: Path, num_samples: int = 500, max_features: int = 50_000) -> Diversity:
     caches = [directory.parent / name for name in ("training", "held_out")]
     reference = statistics(caches[0], TRAINING, max_features=max_features)
     return Diversity(
         POINTS,
-        Sampling(NoiseSource(0), SHAPE, batch_size),
-        directory,
-        {"dataset": "some", "seed": 0},
         measure=Measure(extractor(), reference, (), split="train"),
         held_out=statistics(caches[1], HELD_OUT),
         reference_images=lambda: TRAINING.split(50),
         num_samples=num_samples,
         shown=4,
-        show_progress=False,
     )
 
 
@@ -100,34 +73,51 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def measured(directory: Path, *images: Tensor, **more) -> tuple[Diversity, list[dict]]:
-    made = study(directory, len(images[0]), **more)
-    made.run(trainer(), Generator(*images))
-    return made, made.records()
+@pytest.fixture
+def measured(ask, monkeypatch) -> Callable[..., Any]:
+    """Run a study of a generator that gives these images, of all points or of each, instead of sampling them.
+
+    It stands in for a network whose behaviour is known.
+    """
+
+    def measured(directory: Path, *images: Tensor, num_samples=None, batch_size=128, max_features=50_000, **trainer):
+        drawn = dict(zip(POINTS, images * 2 if len(images) == 1 else images, strict=True))
+        monkeypatch.setattr(Subject, "draw", lambda subject, point, indices: drawn[point][indices])
+        return ask(
+            study(directory, num_samples or len(images[0]), max_features),
+            DenoisingModule(nn.Linear(1, 1), SCHEDULE, optimizer={}),
+            Sampling(NoiseSource(0), Pixels(SHAPE), batch_size),
+            directory,
+            {"dataset": "some", "seed": 0},
+            **trainer,
+        )
+
+    return measured
 
 
 class TestCopying:
-    def test_a_generator_that_copies_is_found_out_beside_one_that_does_not(self, directory):
+    def test_a_generator_that_copies_is_found_out_beside_one_that_does_not(self, directory, measured):
         copies, honest = TRAINING[torch.arange(1000) % 600], real_images(1000, seed=2)
-        _, (copying, fresh) = measured(directory, copies, honest)
+        copying, fresh = measured(directory, copies, honest).rows
         assert copying["copy_ratio"] == 1 and copying["nearest_median"] == 0
         # Binomial around 1%: of 1,000 samples, and of the 500 images whose distances make the threshold.
         assert fresh["copy_ratio"] < 4 * COPY_RATE
         assert 0 < copying["copy_threshold"] == fresh["copy_threshold"] < fresh["nearest_median"]
 
-    def test_nearly_copied_is_copied_and_half_is_half(self, directory):
+    def test_nearly_copied_is_copied_and_half_is_half(self, directory, measured):
         noise = torch.randint(-2, 3, TRAINING.shape, generator=torch.Generator().manual_seed(3))
         nearly = (TRAINING.int() + noise).clamp(0, 255).to(torch.uint8)
         half = torch.cat([TRAINING[:300], real_images(300, seed=4)])
-        _, (first, second) = measured(directory, nearly, half)
+        first, second = measured(directory, nearly, half).rows
         assert first["copy_ratio"] > 0.95 and first["nearest_median"] > 0
         assert second["copy_ratio"] == pytest.approx(0.5, abs=0.03)
 
-    def test_the_held_out_images_themselves_have_the_nominal_rate(self, directory):
-        made, (row, _) = measured(directory, HELD_OUT)
-        assert made.real["copy_ratio"] == row["copy_ratio"] == COPY_RATE
+    def test_the_held_out_images_themselves_have_the_nominal_rate(self, directory, measured):
+        asked = measured(directory, HELD_OUT)
+        real, row = asked.say.extra["held_out"], asked.rows[0]
+        assert real["copy_ratio"] == row["copy_ratio"] == COPY_RATE
         for key in ("precision", "recall", "relative_spread", "nearest_median", "nearest_smallest"):
-            assert made.real[key] == pytest.approx(row[key], rel=1e-6)
+            assert real[key] == pytest.approx(row[key], rel=1e-6)
 
     def test_duplicates_between_the_splits_do_not_hide_exact_copies(self):
         threshold = copy_threshold(torch.tensor([0.0, 0.0, *torch.linspace(1, 2, 48).tolist()]))
@@ -150,17 +140,16 @@ class TestCopying:
 
 
 class TestDiversity:
-    def test_a_generator_of_one_image_has_neither_spread_nor_recall(self, directory):
-        _, (collapsed, fresh) = measured(
-            directory, real_images(1, seed=5).expand(300, *SHAPE), real_images(300, seed=6)
-        )
+    def test_a_generator_of_one_image_has_neither_spread_nor_recall(self, directory, measured):
+        one_image = real_images(1, seed=5).expand(300, *SHAPE)
+        collapsed, fresh = measured(directory, one_image, real_images(300, seed=6)).rows
         assert collapsed["relative_spread"] == 0 and collapsed["recall"] == 0
         assert fresh["relative_spread"] == pytest.approx(1, abs=0.1) and fresh["recall"] > 0.5
 
-    def test_half_the_contrast_is_half_the_spread(self, directory):
+    def test_half_the_contrast_is_half_the_spread(self, directory, measured):
         samples = HELD_OUT.double()
         flat = (samples.mean(dim=0) + (samples - samples.mean(dim=0)) / 2).round().to(torch.uint8)
-        _, (full, half) = measured(directory, HELD_OUT, flat)
+        full, half = measured(directory, HELD_OUT, flat).rows
         assert half["relative_spread"] == pytest.approx(full["relative_spread"] / 2, rel=0.01)
 
     @settings(deadline=None, max_examples=20)
@@ -173,27 +162,22 @@ class TestDiversity:
 
 class TestNeighbours:
     @pytest.mark.parametrize("max_features", [50_000, 90])
-    def test_shown_are_the_nearest_samples_with_their_training_images(self, directory, monkeypatch, max_features):
+    def test_shown_are_the_nearest_samples_with_their_training_images(self, directory, measured, max_features):
         """Also where only a random part of the training features is kept: the pixels are those of the features."""
-        drawn = []
-        real = module_under_test.labelled_rows
-        monkeypatch.setattr(
-            module_under_test, "labelled_rows", lambda *args, **more: drawn.append(args) or real(*args, **more)
-        )
         samples = real_images(200, seed=7)
-        made, _ = measured(directory, samples, max_features=max_features)
-        kept = made.measure.reference.indices
+        asked = measured(directory, samples, max_features=max_features)
+        kept = asked.study.measure.reference.indices
         assert len(kept) == min(600, max_features)
         distances = torch.cdist(samples.flatten(1).double(), TRAINING[kept].flatten(1).double()) / 255
         order = distances.min(dim=1).values.argsort()[:4]
-        rows, title, columns = drawn[0]
-        assert [label for label, _ in rows] == ["sample", "training, nearest", "training, 2nd", "training, 3rd"]
-        assert "training image" in title and "η = 0" in title
-        assert torch.equal(rows[0][1], samples[order])
+        strip = asked.pictures(Strip)[0]
+        assert [label for label, _ in strip.rows] == ["sample", "training, nearest", "training, 2nd", "training, 3rd"]
+        assert "training image" in strip.title and "η = 0" in strip.title
+        assert torch.equal(strip.rows[0][1], samples[order])
         nearest = distances[order].topk(3, largest=False)
         for place in range(3):
-            assert torch.equal(rows[1 + place][1], TRAINING[kept[nearest.indices[:, place]]])
-        assert [float(text) for text in columns] == pytest.approx(nearest.values[:, 0].tolist(), rel=0.01)
+            assert torch.equal(strip.rows[1 + place][1], TRAINING[kept[nearest.indices[:, place]]])
+        assert [float(text) for text in strip.columns] == pytest.approx(nearest.values[:, 0].tolist(), rel=0.01)
         listed = json.loads((directory / "diversity.json").read_text())["extra"]["nearest_samples"]
         first = listed["eta0.000/linear/steps0002"]
         assert first["samples"] == order.tolist()
@@ -228,8 +212,8 @@ class TestNeighbours:
 
 
 class TestStudy:
-    def test_rows_say_what_they_were_measured_with(self, directory):
-        made, _ = measured(directory, real_images(100, seed=8))
+    def test_rows_say_what_they_were_measured_with(self, directory, measured):
+        made = measured(directory, real_images(100, seed=8)).study
         assert {path.name for path in directory.iterdir()} == {
             "diversity.csv",
             "diversity.json",
@@ -246,22 +230,28 @@ class TestStudy:
             assert picture.size[0] > 300
 
     @pytest.mark.parametrize("batch_size", [1, 33])
-    def test_numbers_do_not_depend_on_the_batch_size(self, directory, batch_size):
+    def test_numbers_do_not_depend_on_the_batch_size(self, directory, measured, batch_size):
         samples = real_images(100, seed=9)
-        _, expected = measured(directory, samples)
-        _, rows = measured(directory, samples, batch_size=batch_size)
+        expected = measured(directory, samples).rows
+        rows = measured(directory, samples, batch_size=batch_size).rows
         for mine, theirs in zip(rows, expected, strict=True):
+            mine, theirs = dict(mine), dict(theirs)
             del mine["timesteps"], theirs["timesteps"]
             assert mine == pytest.approx(theirs)
 
-    def test_only_the_first_process_writes(self, directory):
-        made = study(directory, 50)
-        made.run(trainer(first=False), Generator(HELD_OUT))
-        assert not list(directory.iterdir()) and len(made.records()) == 2
+    def test_only_the_first_process_writes(self, tmp_path, measured, run_on_ranks):
+        folders = [tmp_path / "first", tmp_path / "second"]
+        for folder in folders:
+            folder.mkdir()
+        first, second = run_on_ranks(
+            2, lambda rank: measured(folders[rank], HELD_OUT, num_samples=50, rank=rank, world_size=2)
+        )
+        assert (folders[0] / "diversity.csv").is_file() and not list(folders[1].iterdir())
+        assert len(second.rows) == 2 and second.rows == first.rows
 
-    def test_few_samples(self, directory):
+    def test_few_samples(self, directory, measured):
         """Too few for precision and recall: those are left empty."""
-        _, rows = measured(directory, real_images(2, seed=10))
+        rows = measured(directory, real_images(2, seed=10)).rows
         assert rows[0]["precision"] is None and rows[0]["recall"] is None and rows[0]["nearest_median"] > 0
 
 
@@ -269,15 +259,12 @@ def test_published_statistics_are_refused_before_any_work(tmp_path):
     path = tmp_path / "published.npz"
     np.savez(path, mu=np.zeros(64), sigma=np.eye(64))
     with pytest.raises(UserError, match=r"evaluation.reference=.*published.npz .* evaluation=diversity"):
-        EvaluationConfig(parts=["grid", "diversity"], reference=str(path)).check()
-    EvaluationConfig(parts=["grid"], reference=str(path)).check()
+        evaluation_schema()(parts=["grid", "diversity"], reference=str(path)).check()
+    evaluation_schema()(parts=["grid"], reference=str(path)).check()
     published = load_published_statistics(path, 64)
     with pytest.raises(ValueError, match="needs the features"):
         Diversity(
             POINTS,
-            Sampling(NoiseSource(0), SHAPE, 1),
-            tmp_path,
-            {},
             measure=Measure(extractor(), published, ()),
             held_out=published,
             reference_images=lambda: (),

@@ -1,33 +1,32 @@
-"""The predicted x_0 along the way: its errors, which steps are shown, and the animation."""
+"""The predicted x_0 along the way: its errors, which steps are shown, and what is drawn of them."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from ddim.data import to_uint8
+from ddim.data import Pixels, to_uint8
 from ddim.diffusion import NoiseSchedule, NoiseSource, sample
 from ddim.diffusion.grid import grid_points
-from ddim.display.images import animate
 from ddim.errors import UserError
-from ddim.evaluation.sampling import Sampling
 from ddim.evaluation.studies import trajectory as module_under_test
 from ddim.evaluation.studies.trajectory import FRAMES, Trajectory, evenly, follow
+from ddim.evaluation.subject import Sampling, Subject
+from ddim.findings.telling import Strip
 from ddim.training.module import DenoisingModule
 
 SCHEDULE = NoiseSchedule.linear(1000)
 SHAPE = (1, 8, 8)
-SAMPLING = Sampling(NoiseSource(5), SHAPE, 50)
 
 
 class Curved(nn.Module):
@@ -61,48 +60,44 @@ def point(steps: int = 6, eta: float | str = 0.0):
     return grid_points(SCHEDULE, steps=steps, etas=eta, tau="linear")[0]
 
 
-def trainer(rank: int = 0) -> SimpleNamespace:
-    precision = pl.plugins.precision.Precision()
-    return SimpleNamespace(
-        global_rank=rank,
-        is_global_zero=rank == 0,
-        world_size=2,
-        global_step=0,
-        loggers=[],
-        precision="32-true",
-        precision_plugin=precision,
-    )
+def sampling(batch_size: int = 50) -> Sampling:
+    return Sampling(NoiseSource(5), Pixels(SHAPE), batch_size)
 
 
-def study(directory: Path, points, batch_size: int = 50, num_images: int = 5, shown: int = 4) -> Trajectory:
-    return Trajectory(
-        points,
-        Sampling(NoiseSource(5), SHAPE, batch_size),
-        directory,
-        {"dataset": "some"},
-        num_images=num_images,
-        shown=shown,
-        frame_milliseconds=60,
-        show_progress=False,
-    )
+@pytest.fixture
+def subject_with(subject_of) -> Callable[[nn.Module], Subject]:
+    """What is evaluated where this is the network."""
+    return lambda denoiser: subject_of(module_of(denoiser), sampling())
+
+
+@pytest.fixture
+def run(ask) -> Callable[..., Any]:
+    """Run a study in a directory, on one of two processes: what it said, and who heard it."""
+
+    def run(directory: Path, points, *, batch_size: int = 50, rank: int = 0, num_images: int = 5, shown: int = 4):
+        study = Trajectory(points, num_images=num_images, shown=shown, frame_milliseconds=60)
+        trainer = {"rank": rank, "world_size": 2}
+        return ask(study, module_of(Curved()), sampling(batch_size), directory, {"dataset": "some"}, **trainer)
+
+    return run
 
 
 class TestFollow:
     @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, "sigma_hat_official"])
-    def test_the_last_prediction_is_the_final_image(self, eta):
+    def test_the_last_prediction_is_the_final_image(self, subject_with, eta):
         """The last step goes to alpha_bar = 1, without noise."""
         chosen, indices = point(6, eta), torch.arange(4)
-        module = module_of(Curved())
-        errors, pictures = follow(module, chosen, indices, SAMPLING, [5])
-        assert torch.equal(pictures[0], module.sample_images(chosen, indices, SHAPE, NoiseSource(5)))
+        subject = subject_with(Curved())
+        errors, pictures = follow(subject, chosen, indices, [5])
+        assert torch.equal(pictures[0], subject.draw(chosen, indices))
         assert errors[-1] == 0 and (errors[:-1] > 0).all()
 
-    def test_the_papers_larger_noise_is_added_on_the_last_step_too(self):
-        errors, _ = follow(module_of(Curved()), point(6, "sigma_hat"), torch.arange(4), SAMPLING, [0])
+    def test_the_papers_larger_noise_is_added_on_the_last_step_too(self, subject_with):
+        errors, _ = follow(subject_with(Curved()), point(6, "sigma_hat"), torch.arange(4), [0])
         assert errors[-1] > 0
 
     @pytest.mark.parametrize("eta", [0.0, 1.0])
-    def test_errors_and_pictures_against_the_sampler_itself(self, eta):
+    def test_errors_and_pictures_against_the_sampler_itself(self, subject_with, eta):
         chosen, indices = point(7, eta), torch.tensor([3, 0, 8])
         module, noise = module_of(Curved()), NoiseSource(5)
         predictions: list[Tensor] = []
@@ -118,19 +113,19 @@ class TestFollow:
             )
         final = to_uint8(x_0).double() / 255
         expected = [(to_uint8(x).double() / 255 - final).square().mean((1, 2, 3)).sum().item() for x in predictions]
-        errors, pictures = follow(module, chosen, indices, SAMPLING, [0, 2, 6])
+        errors, pictures = follow(subject_with(Curved()), chosen, indices, [0, 2, 6])
         assert errors.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
         assert torch.equal(pictures, torch.stack([to_uint8(predictions[step]) for step in (0, 2, 6)]))
 
-    def test_a_point_mass_is_known_from_the_start(self):
-        errors, pictures = follow(module_of(PointMass(0.5)), point(6, 1.0), torch.arange(3), SAMPLING, [0, 5])
+    def test_a_point_mass_is_known_from_the_start(self, subject_with):
+        errors, pictures = follow(subject_with(PointMass(0.5)), point(6, 1.0), torch.arange(3), [0, 5])
         assert errors.max() < 1e-4
         assert ((pictures.int() - 191).abs() <= 1).all()
 
-    def test_a_diverged_network_is_one_sentence(self):
-        module = module_of(PointMass(float("nan")))
+    def test_a_diverged_network_is_one_sentence(self, subject_with):
+        subject = subject_with(PointMass(float("nan")))
         with pytest.raises(UserError, match="training has diverged"):
-            follow(module, point(3), torch.arange(2), SAMPLING, [0])
+            follow(subject, point(3), torch.arange(2), [0])
 
 
 class TestEvenly:
@@ -146,97 +141,63 @@ class TestEvenly:
         assert evenly(50, 6) == [0, 10, 20, 29, 39, 49]
 
 
-class TestAnimation:
-    def test_every_frame_its_time_and_its_pixels(self, tmp_path):
-        generator = torch.Generator().manual_seed(0)
-        frames = [torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8, generator=generator) for _ in range(7)]
-        animate(frames, [f"t = {number}" for number in range(7)], tmp_path / "a.gif", 60)
-        with Image.open(tmp_path / "a.gif") as gif:
-            assert gif.n_frames == 7 and gif.info["loop"] == 0
-            durations = []
-            for number, frame in enumerate(frames):
-                gif.seek(number)
-                durations.append(gif.info["duration"])
-                pixels = np.asarray(gif.convert("L"))
-                # The first image's upper left pixel, 12 times as large: grey values survive the palette.
-                assert (pixels[32:44, 10:22] == frame[0, 0, 0, 0].item()).all()
-        assert durations == [60] * 6 + [1500]
-
-    def test_colours_stay_close(self, tmp_path):
-        shades = torch.tensor([[255, 0, 0], [0, 200, 40], [10, 20, 250]], dtype=torch.uint8)
-        frames = [shades.roll(number, 0)[:, :, None, None].expand(3, 3, 8, 8) for number in range(3)]
-        animate(frames, ["t = 2", "t = 1", "t = 0"], tmp_path / "a.gif", 60)
-        with Image.open(tmp_path / "a.gif") as gif:
-            for number in range(3):
-                gif.seek(number)
-                pixel = np.asarray(gif.convert("RGB"))[40, 20].astype(int)
-                assert np.abs(pixel - frames[number][0, :, 0, 0].numpy()).max() <= 12
-
-
 class TestStudy:
-    def test_a_row_per_step_and_files_per_eta(self, tmp_path, monkeypatch):
-        drawn = []
-        real = module_under_test.labelled_rows
-        monkeypatch.setattr(
-            module_under_test, "labelled_rows", lambda *args, **more: drawn.append(args) or real(*args, **more)
-        )
-        made = study(tmp_path, [point(6, 0.0), point(6, 1.0)])
-        made.run(trainer(), module_of(Curved()))
+    def test_a_row_per_step_and_files_per_eta(self, tmp_path, run, subject_with):
+        asked = run(tmp_path, [point(6, 0.0), point(6, 1.0)])
         assert {path.name for path in tmp_path.iterdir()} == {
             "trajectory.csv",
             "trajectory.json",
             *(f"trajectory-eta{eta}.{kind}" for eta in ("0.000", "1.000") for kind in ("png", "gif")),
         }
-        assert len(made.pictures) == 4 and all(path.is_file() for path in made.pictures)
+        assert len(asked.paths) == 4 and all(path.is_file() for path in asked.paths)
         rows = list(csv.DictReader((tmp_path / "trajectory.csv").open()))
         found = [(row["eta"], row["step"], row["timestep"]) for row in rows]
         expected = [str(1000 * i // 6) for i in reversed(range(6))]
         assert found == [(eta, str(step), t) for eta in ("0.0", "1.0") for step, t in enumerate(expected)]
         assert all((float(row["mse_to_final"]) == 0) == (row["step"] == "5") for row in rows)
-        (images, _, columns), _ = drawn
-        assert [label for label, _ in images] == [f"sample {number}" for number in range(5)]
-        assert list(columns) == [f"t = {expected[step]}" for step in (0, 2, 3, 5)]
-        _, pictures = follow(module_of(Curved()), point(6, 0.0), torch.arange(5), SAMPLING, [0, 2, 3, 5])
-        for number, (_, strip) in enumerate(images):
-            assert torch.equal(strip, pictures[:, number])
+        strip, _ = asked.pictures(Strip)
+        assert [label for label, _ in strip.rows] == [f"sample {number}" for number in range(5)]
+        assert list(strip.columns) == [f"t = {expected[step]}" for step in (0, 2, 3, 5)]
+        _, pictures = follow(subject_with(Curved()), point(6, 0.0), torch.arange(5), [0, 2, 3, 5])
+        for number, (_, images) in enumerate(strip.rows):
+            assert torch.equal(torch.stack(images), pictures[:, number])
 
-    def test_numbers_depend_on_neither_batch_size_nor_process(self, tmp_path):
+    def test_numbers_depend_on_neither_batch_size_nor_process(self, tmp_path, run):
         errors = []
         for batch_size, rank in [(50, 0), (2, 0), (1, 1)]:
             directory = tmp_path / f"{batch_size}"
             directory.mkdir()
-            made = study(directory, [point(6, 1.0)], batch_size)
-            made.run(trainer(rank), module_of(Curved()))
-            errors.append([row["mse_to_final"] for row in made.records()])
+            asked = run(directory, [point(6, 1.0)], batch_size=batch_size, rank=rank)
+            errors.append([row["mse_to_final"] for row in asked.rows])
             assert bool(list(directory.iterdir())) == (rank == 0)
         for other in errors[1:]:
             assert other == pytest.approx(errors[0], rel=1e-6)
 
-    def test_of_many_steps_only_what_is_shown_is_kept(self, tmp_path, monkeypatch):
+    def test_of_many_steps_only_what_is_shown_is_kept(self, tmp_path, run, monkeypatch):
         kept = []
         real = module_under_test.follow
 
-        def watch(module, point, indices, sampling, steps):
-            kept.extend(steps)
-            return real(module, point, indices, sampling, steps)
+        def watch(subject, point, indices, seen_at):
+            kept.extend(seen_at)
+            return real(subject, point, indices, seen_at)
 
         monkeypatch.setattr(module_under_test, "follow", watch)
-        study(tmp_path, [point(300)], num_images=2, shown=7).run(trainer(), module_of(Curved()))
+        run(tmp_path, [point(300)], num_images=2, shown=7)
         assert len(kept) <= FRAMES + 7
         assert len(list(csv.DictReader((tmp_path / "trajectory.csv").open()))) == 300
         with Image.open(tmp_path / "trajectory-eta0.000.gif") as gif:
             assert gif.n_frames == FRAMES
 
     @pytest.mark.parametrize("steps", [1, 2])
-    def test_a_step_or_two(self, tmp_path, steps):
-        study(tmp_path, [point(steps)], num_images=1).run(trainer(), module_of(Curved()))
+    def test_a_step_or_two(self, tmp_path, run, steps):
+        run(tmp_path, [point(steps)], num_images=1)
         with Image.open(tmp_path / "trajectory-eta0.000.gif") as gif:
             assert gif.n_frames == steps
 
 
-def test_noise_is_not_drawn_from_nowhere():
+def test_noise_is_not_drawn_from_nowhere(subject_with):
     x_T = NoiseSource(0).initial(torch.arange(2), SHAPE)
-    module = module_of(Curved())
-    assert module.decode(point(3), x_T).shape == x_T.shape
+    subject = subject_with(Curved())
+    assert subject.decode(point(3), x_T).shape == x_T.shape
     with pytest.raises(ValueError, match="needs noise"):
-        module.decode(point(3, 1.0), x_T)
+        subject.decode(point(3, 1.0), x_T)

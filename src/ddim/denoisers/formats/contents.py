@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ddim.denoisers.formats.weights import check_fit, unet_of
+from ddim.denoisers.formats.weights import check_fit, network_of
 from ddim.denoisers.unet import UNet
 from ddim.errors import UserError
 
@@ -25,7 +25,7 @@ class Pretrained:
     (ours), "official", "official-training" or "diffusers". `denoiser` is a configuration that `build_denoiser` takes.
     `schedule` ({"name": ..., parameters}) and `dataset` are None where the file does not state them. `states` maps
     "ema", "raw" or "unstated" (the file holds one set of weights and does not say which) to a state dict in the names
-    of our UNet.
+    of our network.
     """
 
     origin: str
@@ -66,7 +66,7 @@ class Pretrained:
         weights: str = "ema",
         device: str | torch.device = "cpu",
         denoiser: Mapping[str, Any] | None = None,
-    ) -> UNet:
+    ) -> nn.Module:
         """The denoiser in float32 and eval mode, which may share memory with `states`.
 
         Args:
@@ -80,7 +80,10 @@ class Pretrained:
         """
         state = self.states[self.select(weights)]
         whose = "it describes" if denoiser in (None, self.denoiser) else "that was asked for"
-        unet = unet_of(self.denoiser if denoiser is None else denoiser, state, self.origin, whose)
-        check_fit(unet, state, self.format, self.origin, whose)
-        unet.load_state_dict({name: value.to(torch.float32) for name, value in state.items()}, assign=True)
-        return unet.to(device).eval()
+        network = network_of(self.denoiser if denoiser is None else denoiser, state, self.origin, whose)
+        check_fit(network, state, self.format, self.origin, whose)
+        if isinstance(network, UNet):
+            network.load_state_dict({name: value.to(torch.float32) for name, value in state.items()}, assign=True)
+        else:
+            network.load_state_dict(state)
+        return network.to(device).eval()

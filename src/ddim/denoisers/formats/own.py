@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ddim.denoisers.build import UNET
 from ddim.denoisers.formats.contents import Pretrained
 from ddim.denoisers.formats.torch_file import printable, read_torch_file, reason_of
 from ddim.denoisers.formats.weights import is_ordinary
@@ -119,7 +120,7 @@ def from_own(checkpoint: Mapping[str, Any], origin: str) -> Pretrained:
         denoiser=denoiser,
         schedule=_plain(config.get("schedule"), origin),
         dataset=_plain(config.get("dataset"), origin),
-        states={label: _denoiser_state(checkpoint.get(key), origin) for label, key in keys.items()},
+        states={label: _denoiser_state(checkpoint.get(key), origin, denoiser) for label, key in keys.items()},
     )
 
 
@@ -132,7 +133,7 @@ def _plain(group: Any, origin: str) -> dict[str, Any] | None:
         raise UserError(f"{origin} describes its training with other than plain values ({reason_of(error)})") from error
 
 
-def _denoiser_state(state_dict: Any, origin: str) -> dict[str, Tensor]:
+def _denoiser_state(state_dict: Any, origin: str, denoiser: Mapping[str, Any]) -> dict[str, Tensor]:
     if not isinstance(state_dict, Mapping):
         raise UserError(f"{origin} holds no weights; give a checkpoint saved by train.py")
     state = {
@@ -142,7 +143,10 @@ def _denoiser_state(state_dict: Any, origin: str) -> dict[str, Tensor]:
     }
     if not state:
         raise UserError(f"{origin} holds no denoiser weights; give a checkpoint saved by train.py")
+    # Another network may count something beside its weights.
+    floating = denoiser.get("name") == UNET
     for name, value in state.items():
-        if not is_ordinary(value):
-            raise UserError(f"{origin} is damaged: {printable(name)} is not an ordinary floating-point tensor")
+        if not is_ordinary(value, floating=floating):
+            kind = "floating-point tensor" if floating else "tensor"
+            raise UserError(f"{origin} is damaged: {printable(name)} is not an ordinary {kind}")
     return state

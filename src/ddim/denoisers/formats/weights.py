@@ -1,4 +1,4 @@
-"""From the tensors of a file to the weights of a UNet: do they fit, and what are they called here."""
+"""From the tensors of a file to the weights of a network: do they fit, and what are they called here."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ddim.denoisers.build import build_denoiser
+from ddim.denoisers.build import UNET, build_denoiser
 from ddim.denoisers.formats.naming import canonical_name, file_name
 from ddim.denoisers.formats.torch_file import printable, reason_of
 from ddim.denoisers.unet import UNet
@@ -16,6 +16,24 @@ from ddim.errors import UserError
 
 # All networks of the DDPM and DDIM papers attend at this resolution, and only there.
 OFFICIAL_ATTENTION = 16
+
+
+def network_of(
+    config: Mapping[str, Any], state: Mapping[str, Any], origin: str, whose: str = "it describes"
+) -> nn.Module:
+    """The network of this configuration, to hold the weights `state`; the UNet without storage, as `unet_of` has it.
+
+    Of another network nobody knows what it holds besides its weights: it is made whole.
+
+    Raises:
+        UserError: the configuration cannot be built.
+    """
+    if config.get("name") == UNET:
+        return unet_of(config, state, origin, whose)
+    try:
+        return build_denoiser(config)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise _not_built(origin, whose, error) from error
 
 
 def unet_of(config: Mapping[str, Any], state: Mapping[str, Any], origin: str, whose: str = "it describes") -> UNet:
@@ -34,23 +52,28 @@ def unet_of(config: Mapping[str, Any], state: Mapping[str, Any], origin: str, wh
         )
     try:
         with torch.device("meta"):
-            return build_denoiser(config)
+            unet = build_denoiser(config)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise UserError(
-            f"{origin} cannot be used, because the denoiser {whose} cannot be built: {reason_of(error)}"
-        ) from error
+        raise _not_built(origin, whose, error) from error
+    assert isinstance(unet, UNet)
+    return unet
 
 
-def check_fit(unet: UNet, state: Mapping[str, Tensor], format: str, origin: str, whose: str) -> None:
-    """Refuse weights (in our names) that do not fit `unet`, in one sentence with the file's names for them.
+def _not_built(origin: str, whose: str, error: Exception) -> UserError:
+    return UserError(f"{origin} cannot be used, because the denoiser {whose} cannot be built: {reason_of(error)}")
+
+
+def check_fit(network: nn.Module, state: Mapping[str, Tensor], format: str, origin: str, whose: str) -> None:
+    """Refuse weights (in our names) that do not fit `network`, in one sentence with the file's names for them.
 
     `whose` says what describes the denoiser they should fit.
 
     Raises:
         UserError: naming the first three that are missing, not expected, or of another shape.
     """
-    levels = len(unet.config["channel_mult"])
-    expected = {name: tuple(value.shape) for name, value in unet.state_dict().items()}
+    # Only files of our own format hold another network, in names that are ours.
+    levels = len(network.config["channel_mult"]) if isinstance(network, UNet) else 0
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     problems = [f"{file_name(format, name, levels)} is missing" for name in expected if name not in found]
     problems += [f"{file_name(format, name, levels)} is not expected" for name in found if name not in expected]
@@ -119,12 +142,12 @@ def resolution_of(attends: list[bool]) -> dict[str, Any]:
     return {"resolution": resolution, "attention_resolutions": [resolution >> level for level in levels]}
 
 
-def is_ordinary(value: Tensor) -> bool:
-    """Whether a tensor from a file is a dense floating-point one that is really there."""
+def is_ordinary(value: Tensor, *, floating: bool = True) -> bool:
+    """Whether a tensor from a file is a dense one that is really there, and where asked for of floating point."""
     return (
         value.layout == torch.strided
         and value.device.type == "cpu"
-        and value.is_floating_point()
+        and (value.is_floating_point() or not floating)
         and not value.is_quantized
         # An expanded tensor can claim any size for a few bytes of file.
         and value.untyped_storage().nbytes() >= value.numel() * value.element_size()

@@ -9,7 +9,7 @@ from pathlib import Path
 from ddim.display.page.charts import Chart, Series, build_chart, is_finite
 from ddim.display.page.pictures import Picture, inlined
 from ddim.display.page.tables import Cell, Table, measured_text, value_text
-from ddim.findings.parts.part import Line, Part, title_of
+from ddim.findings.part import Line, Part, title_of
 from ddim.findings.reading import Evaluation, PartRows
 from ddim.findings.telling import Row
 

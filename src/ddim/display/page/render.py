@@ -21,8 +21,8 @@ from ddim.display.page.facts import facts_of
 from ddim.display.page.pictures import Picture, inlined
 from ddim.display.page.tables import grid_tables, measured_text, not_comparable, paper_table
 from ddim.findings.labels import distance_name, title_order
+from ddim.findings.part import Part
 from ddim.findings.parts import GRID, PARTS
-from ddim.findings.parts.part import Part
 from ddim.findings.reading import Evaluation
 
 FOLDER = "assets"

@@ -12,7 +12,7 @@ from ddim.findings.columns import DISTANCE, FURTHER, Column, own
 from ddim.findings.comparable import shows_floor
 from ddim.findings.files import own_metrics
 from ddim.findings.labels import distance_name, significant, title_order
-from ddim.findings.parts.part import title_of
+from ddim.findings.part import title_of
 from ddim.findings.reading import PaperComparison
 
 

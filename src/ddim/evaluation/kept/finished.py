@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddim.evaluation.kept.checked_file import DamagedFileError, read_checked, write_checked
 from ddim.evaluation.kept.partial import Partial
+from ddim.runs.files import remove_unfinished
 from ddim.runs.gathering import from_first
 from ddim.runs.hashes import data_sha256, plain_data
 
@@ -105,9 +106,7 @@ class Kept:
     def tidy(self) -> None:
         """Remove what a process that was killed while it wrote a file has left of it. Nobody else may be at work."""
         assert self.directory is not None
-        for pattern in (".*.tmp", f"{FINISHED}/.*.tmp", f"{PARTIAL}/*/.*.tmp"):
-            for path in self.directory.glob(pattern):
-                path.unlink(missing_ok=True)
+        remove_unfinished(self.directory)
 
     def _asked(self, study: str, depends_on: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
         assert self.directory is not None

@@ -137,6 +137,16 @@ class PartialWriter:
         if time.monotonic() - self.last >= self.partial.every_seconds:
             self.flush()
 
+    def __enter__(self) -> PartialWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # What an error or a kill interrupts is written down.
+        if kind is None:
+            self.close()
+        else:
+            self.flush()
+
     def close(self) -> None:
         """The last batches of a point that has files go to a file as well: measuring it may take long."""
         if self.written:

@@ -16,8 +16,8 @@ from ddim.evaluation.sampling import Generation, generate
 from ddim.evaluation.study import FEATURES, Bar, Material, Progress, Study, partial_of
 from ddim.evaluation.subject import Subject
 from ddim.findings.labels import curve_key, eta_label, significant
+from ddim.findings.part import title_of
 from ddim.findings.parts.consistency import pictures
-from ddim.findings.parts.part import title_of
 from ddim.findings.telling import Findings
 from ddim.metrics import FeatureExtractor
 from ddim.metrics.measure import features_name
@@ -70,9 +70,10 @@ class Consistency(Study):
     ) -> None:
         self.points = list(points)
         # By curve, from the smallest S to the largest, which the others are compared with.
-        groups: dict[str, list[GridPoint]] = {}
+        groups: dict[tuple[str, float], list[GridPoint]] = {}
         for point in self.points:
-            groups.setdefault(curve_key(point), []).append(point)
+            # The key has three decimals of η.
+            groups.setdefault((curve_key(point), point.eta), []).append(point)
         self.groups = [sorted(members, key=lambda point: point.steps) for members in groups.values()]
         if num_images < 2 or any(len(members) < 2 for members in self.groups):
             raise ValueError("consistency compares at least two images and two numbers of steps of each eta and tau")

@@ -91,8 +91,8 @@ class EvaluationGrid(Study):
                     found[point] = self._measure(point, subject, kept, bar)
                     if subject.first:
                         kept.save(self.name, wanted[point], found[point])
-                        say.row(found[point].row, point=point, images=found[point].images)
-                        self._forget_partial(point, subject, kept)
+                    say.row(found[point].row, point=point, images=found[point].images)
+                    self._forget_partial(point, subject, kept)
                 bar.finish_point(f"{caption(GridResult(**found[point].row))}{', finished before' if before else ''}")
         if subject.first:
             images = {point: found[point].images for point in self.points}

@@ -32,7 +32,7 @@ class ReconstructionConfig:
     """Test images encoded to x_T and decoded with the same S (the paper's Table 2).
 
     Attributes:
-        num_images: of the test split; null takes all.
+        num_images: of the test split, evenly over it; null takes all.
         shown: images in the picture.
     """
 
@@ -73,7 +73,7 @@ class Reconstruction(Study):
         split: where they come from, for the rows.
         shown: images of the picture, at most.
         source: what identifies the images; without it no finished point is recalled.
-        batch_size: images that each process reads at once; every one must read the same batches.
+        subset: whether the images are a part of their split, which is spread evenly over it.
 
     Raises ValueError for a point that is not eta = 0 without clipping.
     """
@@ -90,6 +90,7 @@ class Reconstruction(Study):
         split: str = "test",
         shown: int = 10,
         source: Mapping[str, Any] | None = None,
+        subset: bool = False,
     ) -> None:
         self.points = list(points)
         if any(point.eta != 0 or point.clip_denoised for point in self.points):
@@ -99,6 +100,7 @@ class Reconstruction(Study):
         self.split = split
         self.shown = min(shown, num_images)
         self.source = source
+        self.subset = subset
 
     @classmethod
     def grid(cls, settings: ReconstructionConfig, sampler: SamplerConfig, schedule: NoiseSchedule) -> list[GridPoint]:
@@ -127,6 +129,7 @@ class Reconstruction(Study):
             num_images=count,
             shown=settings.shown,
             source=images.provenance("test"),
+            subset=count < available,
         )
 
     def plan(self) -> str:
@@ -181,6 +184,8 @@ class Reconstruction(Study):
             "split": self.split,
             "num_images": self.num_images,
             "images": self.source,
+            # Earlier versions took the first images; all of them are the same ones.
+            **({"subset": "spread"} if self.subset else {}),
         }
 
     def _together(self, subject: Subject, point: GridPoint, read_at_once: int, bar: Bar) -> RoundTrip:

@@ -1,7 +1,7 @@
 """The parts of an evaluation, in the order in which they are run: the one list of their names."""
 
+from ddim.findings.part import Part
 from ddim.findings.parts import consistency, diversity, grid, interpolation, reconstruction, trajectory
-from ddim.findings.parts.part import Part
 
 GRID = grid.PART.name
 PARTS: dict[str, Part] = {

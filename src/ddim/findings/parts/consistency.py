@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ddim.findings.labels import curve_key, eta_label, point_key, significant
-from ddim.findings.parts.part import Line, Part, Rows, by_curve, numbers, panel, several, stated, suffix, title_of
+from ddim.findings.part import Line, Part, Rows, by_curve, numbers, panel, several, stated, suffix, title_of
 from ddim.findings.telling import Curves, Picture, Row, Strip, Words
 
 # Columns that go to the loggers as single numbers.

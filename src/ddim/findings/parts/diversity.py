@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ddim.findings.labels import Setting, noise_key, point_key, significant
-from ddim.findings.parts.part import Part, Rows, numbers, several, title_of
+from ddim.findings.part import Part, Rows, numbers, several, title_of
 from ddim.findings.telling import Row, Strip, Words
 
 NUMBERS = ("precision", "recall", "relative_spread", "nearest_median", "copy_ratio")

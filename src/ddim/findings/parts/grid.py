@@ -20,7 +20,7 @@ from ddim.findings.labels import (
     sampler_parts,
     significant,
 )
-from ddim.findings.parts.part import Chart, Part, Rows
+from ddim.findings.part import Chart, Part, Rows
 from ddim.findings.rows import COLUMNS, Floor, GridResult
 from ddim.findings.telling import GridFigure, Picture, Row, Sheet, Words
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ddim.findings.labels import Setting, point_key, significant
-from ddim.findings.parts.part import Part, Rows, several
+from ddim.findings.part import Part, Rows, several
 from ddim.findings.telling import Picture, Row, Strip, Words
 
 

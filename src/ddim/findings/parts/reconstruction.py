@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ddim.findings.labels import sampler_parts, significant
-from ddim.findings.parts.part import Line, Part, Rows, by_curve, numbers, panel, several, stated, suffix
+from ddim.findings.part import Line, Part, Rows, by_curve, numbers, panel, several, stated, suffix
 from ddim.findings.telling import Curves, Picture, Row, Strip, Words
 
 ERROR = Line(

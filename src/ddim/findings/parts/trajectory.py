@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ddim.findings.labels import Setting, eta_label, noise_key, point_key, significant
-from ddim.findings.parts.part import Line, Part, Rows, several, title_of
+from ddim.findings.part import Line, Part, Rows, several, title_of
 from ddim.findings.telling import Animation, Picture, Row, Strip, Words
 
 # Shares of the way at which the terminal says how far the prediction still is from the final image.
