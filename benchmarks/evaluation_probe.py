@@ -15,7 +15,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 # When the process was started, by the clock of the one that started it.
@@ -43,18 +42,19 @@ def script(path: str, arguments: list[str]) -> dict[str, float]:
         setattr(owner, name, outer)
 
     from ddim.denoisers import UNet
+    from ddim.display.presenter import Pictures
     from ddim.evaluation.studies import grid as evaluation
     from ddim.evaluation.studies.grid import EvaluationGrid
+    from ddim.evaluation.subject import Subject
     from ddim.metrics import FeatureExtractor
-    from ddim.training.module import DenoisingModule
 
     timed(UNet, "forward", "network")
-    timed(DenoisingModule, "sample_images", "sampling")
+    timed(Subject, "draw", "sampling")
     timed(FeatureExtractor, "forward", "features")
-    timed(evaluation, "compute_metrics", "metrics")
+    timed(evaluation, "measure_metrics", "metrics")
     timed(EvaluationGrid, "run", "grid")
     # Its pictures are drawn once, however many points there are.
-    timed(EvaluationGrid, "_save_grid", "pictures")
+    timed(Pictures, "picture", "pictures")
     sys.argv = [path, *arguments]
     sys.path.insert(0, os.path.dirname(path))
     runpy.run_path(path, run_name="__main__")
@@ -69,14 +69,14 @@ def script(path: str, arguments: list[str]) -> dict[str, float]:
 
 def memory(rows: int, steps: int, kept: bool) -> dict[str, float]:
     """Megabytes that generating the samples adds at most to what the process had before."""
-    import pytorch_lightning as pl
     import torch
 
+    from ddim.data import Pixels
     from ddim.diffusion import NoiseSchedule, NoiseSource
     from ddim.diffusion.grid import grid_points
-    from ddim.evaluation.sampling import Sampling, generate
+    from ddim.evaluation.sampling import generate
+    from ddim.evaluation.subject import Sampling, Subject
     from ddim.metrics import FeatureExtractor, Features
-    from ddim.training.module import DenoisingModule
 
     class Repeated(FeatureExtractor):
         def __init__(self) -> None:
@@ -85,32 +85,12 @@ def memory(rows: int, steps: int, kept: bool) -> dict[str, float]:
         def extract(self, images: torch.Tensor) -> Features:
             return Features(images.float().flatten(1).repeat(1, DIM // 64))
 
-    class Scaled(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = torch.nn.Parameter(torch.tensor(0.5))
-
-        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            return self.scale * x
-
-    module = DenoisingModule(Scaled(), NoiseSchedule.linear(), optimizer={})
-    (point,) = grid_points(module.schedule, steps=steps, etas=0.0, tau="linear")
-    trainer = SimpleNamespace(
-        global_rank=0, world_size=1, precision="32-true", precision_plugin=pl.plugins.precision.Precision()
-    )
+    schedule = NoiseSchedule.linear()
+    (point,) = grid_points(schedule, steps=steps, etas=0.0, tau="linear")
 
     def run(num_samples: int) -> None:
-        sampling = Sampling(NoiseSource(0), (1, 8, 8), 512)
-        generate(
-            trainer,  # type: ignore[arg-type]
-            module,
-            Repeated(),
-            point,
-            sampling,
-            num_samples=num_samples,
-            keep_images=64,
-            keep_features=kept,
-        )
+        subject = Subject(lambda x, t: 0.5 * x, schedule, Sampling(NoiseSource(0), Pixels((1, 8, 8)), 512))
+        generate(subject, Repeated(), point, num_samples=num_samples, keep_images=64, keep_features=kept)
 
     run(1024)
     before = _peak()

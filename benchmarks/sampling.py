@@ -30,10 +30,12 @@ from benchmarks.peers import (
     parameters,
 )
 from benchmarks.timing import alternate, rate_rows, table
+from ddim.data import Pixels
 from ddim.denoisers import UNet
 from ddim.diffusion import NoiseSchedule, NoiseSource
 from ddim.diffusion.grid import GridPoint, grid_points
-from ddim.evaluation.sampling import Sampling, generate
+from ddim.evaluation.sampling import generate
+from ddim.evaluation.subject import Sampling, Subject
 from ddim.metrics.features import PixelFeatures
 from ddim.training.module import DenoisingModule
 from ddim.training.precision import AUTO, with_precision
@@ -63,22 +65,19 @@ class Ours:
                 torch.nn.init.normal_(weight, std=0.02)
         self.module = DenoisingModule(network, NoiseSchedule.linear(), optimizer={}, seed=0)
         arguments = with_precision({"accelerator": accelerator, "devices": 1, "precision": precision}, network.config)
-        self.trainer = build_trainer(
-            arguments, Path(), logger=False, enable_progress_bar=False, enable_checkpointing=False
-        )
+        self.trainer = build_trainer(arguments, Path())
         self.device = self.trainer.strategy.root_device
         self.module.to(self.device)
         self.shape = (config.get("in_channels", 3), network.config["resolution"], network.config["resolution"])
         self.extractor = PixelFeatures(self.shape[0], self.shape[1]).to(self.device)
-        self.sampling = Sampling(NoiseSource(0), self.shape, batch_size)
+        self.sampling = Sampling(NoiseSource(0), Pixels(self.shape), batch_size)
+        self.subject = Subject.of(self.trainer, self.module, self.sampling)
 
     def point(self, steps: int, eta: float = 0.0) -> GridPoint:
         return grid_points(self.module.schedule, steps=steps, etas=eta, tau="linear")[0]
 
     def sample(self, num_samples: int, point: GridPoint) -> None:
-        generate(
-            self.trainer, self.module, self.extractor, point, self.sampling, num_samples=num_samples, keep_images=0
-        )
+        generate(self.subject, self.extractor, point, num_samples=num_samples, keep_images=0)
 
     def outside_the_denoiser(self, num_samples: int, point: GridPoint) -> float:
         """The part of the time, from 0 to 1, that is not spent in the network."""

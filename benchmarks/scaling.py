@@ -105,7 +105,7 @@ def main() -> None:
     torch.set_num_threads(1)
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores, load {load:.1f} before, torch {torch.__version__}, gloo, 1 thread per process")
-    for what in ("pass", "import torch", "import ddim.run"):
+    for what in ("pass", "import torch", "import ddim.command.evaluate"):
         start = [sys.executable, "-c", what]
         ms = median_ms(lambda start=start: subprocess.run(start, check=True), 3, before=1)  # type: ignore[misc]
         print(f"python -c {what!r:<30} {ms:26.0f} ms", flush=True)

@@ -36,6 +36,7 @@ from benchmarks.training_profile import shares
 from ddim.command.config import training_config
 from ddim.training.build import Training, build_training
 from ddim.training.precision import with_precision
+from ddim.training.trainer import build_trainer
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 OURS = "ddim, train.py"
@@ -176,7 +177,9 @@ def training(options: argparse.Namespace, directory: Path, steps: int, *callback
     config.trainer = with_precision(config.trainer, config.denoiser)
     torch.manual_seed(config.seed)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    return build_training(config, directory / "run", hyperparameters=plain, callbacks=callbacks)
+    run = directory / "run"
+    trainer = build_trainer(config.trainer, run)
+    return build_training(config, trainer, run, hyperparameters=plain, callbacks=callbacks)
 
 
 def _draw_images(folder: Path, resolution: int) -> None:

@@ -203,3 +203,38 @@ def small_unet() -> Callable[..., UNet]:
         return unet
 
     return make
+
+
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """Whatever a test registers is forgotten."""
+    from hydra.core.config_store import ConfigStore
+
+    from ddim.data.build import SOURCES
+    from ddim.denoisers.build import DENOISERS, VERSIONS
+    from ddim.diffusion import SAMPLERS, SCHEDULES, WEIGHTINGS
+    from ddim.evaluation.settings import STUDIES
+    from ddim.findings.parts import PARTS
+    from ddim.metrics import EXTRACTORS, MEASURES
+
+    store = ConfigStore.instance().repo
+    tables = (
+        SAMPLERS,
+        SCHEDULES,
+        WEIGHTINGS,
+        SOURCES,
+        DENOISERS,
+        VERSIONS,
+        MEASURES,
+        EXTRACTORS,
+        STUDIES,
+        PARTS,
+        store,
+    )
+    copies = [dict(table) for table in tables]
+    groups = {name: dict(group) for name, group in store.items() if isinstance(group, dict)}
+    yield
+    for table, copy in zip(tables, copies, strict=True):
+        table.clear()
+        table.update(copy)
+    store.update(groups)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from ddim.command.config import EvaluateConfig
+from ddim.command.config import evaluate_schema
 from ddim.training.settings import TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -29,7 +29,7 @@ def test_the_page_is_what_the_schemas_give():
     assert configuration_page.page() == PAGE, "run `python -m tools.configuration_page`"
 
 
-@pytest.mark.parametrize("schema", [TrainConfig, EvaluateConfig])
+@pytest.mark.parametrize("schema", [TrainConfig, evaluate_schema()])
 def test_every_key_of_the_schemas_has_a_meaning(schema):
     def leaves(values, prefix=""):
         for key, value in values.items():

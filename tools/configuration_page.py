@@ -21,7 +21,7 @@ import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from ddim.command.config import EvaluateConfig
+from ddim.command.config import evaluate_schema
 from ddim.data.build import SOURCES, LoaderConfig
 from ddim.data.options import MEANINGS, Options
 from ddim.denoisers import UNet
@@ -79,7 +79,10 @@ EXPLAINED = {
     "trainer": "Arguments of Lightning's Trainer; any that is not listed may be given as `trainer.NAME=VALUE`.",
     "logger": "With any but `none`, numbers are also in the `csv` folder of the run.",
 }
-SIMPLE = {int: "whole number", float: "number", bool: "true, false", str: "text", type(None): "null"}
+SIMPLE = {
+    **{int: "whole number", float: "number", bool: "true, false", str: "text", type(None): "null"},
+    dict[str, Any]: "names with values",
+}
 Row = tuple[str, str, str, str]
 
 
@@ -91,7 +94,7 @@ def page() -> str:
     parts += ["## train.py\n", _table(_schema_rows(TrainConfig, train, "", groups=False))]
     for name, schema in (("loader", LoaderConfig), ("loss", LossConfig)):
         parts += [_about(schema), _table(_schema_rows(schema, train[name], f"{name}."))]
-    parts += ["## evaluate.py\n", _table(_schema_rows(EvaluateConfig, evaluate, "", groups=False))]
+    parts += ["## evaluate.py\n", _table(_schema_rows(evaluate_schema(), evaluate, "", groups=False))]
     parts += ["## Groups\n", " · ".join(f"[`{name}`](#{name})" for name in EXPLAINED) + "\n"]
     for name, about in EXPLAINED.items():
         parts += [f"### {name}\n", f"{about}\n", _options(name), *_keys(name, train, evaluate)]
@@ -116,7 +119,7 @@ def _keys(group: str, train: DictConfig, evaluate: DictConfig) -> Iterator[str]:
                 _type_of(CallbacksConfig, item.name), train.callbacks[item.name], f"callbacks.{item.name}."
             )
     elif group in ("sampler", "evaluation", "optimizer", "logger"):
-        schema, cfg = (TrainConfig, train) if group == "optimizer" else (EvaluateConfig, evaluate)
+        schema, cfg = (TrainConfig, train) if group == "optimizer" else (evaluate_schema(), evaluate)
         yield from _nested(_type_of(schema, group), cfg[group], f"{group}.")
 
 
@@ -137,15 +140,23 @@ def _about(schema: type) -> str:
 
 def _schema_rows(schema: type, cfg: Mapping[str, Any], prefix: str, groups: bool = True) -> list[Row]:
     """One row per key that is a value. Raises KeyError where the schema does not say what a key means."""
-    meanings, rows = _meanings(schema.__doc__ or "", vars(sys.modules[schema.__module__])), []
+    meanings, rows = _meanings(schema.__doc__ or "", _names_around(schema)), []
     raw = OmegaConf.to_container(cfg, resolve=False) if isinstance(cfg, DictConfig) else cfg
     for item in dataclasses.fields(schema):
         kind = _type_of(schema, item.name)
         if dataclasses.is_dataclass(kind) or (not groups and kind == dict[str, Any]):
             continue
         stated, text = meanings[item.name]
-        rows.append((f"{prefix}{item.name}", stated or _kind(kind), _value(raw[item.name]), text))
+        # No file says what is only gathered under one key, such as a sampler's own options.
+        value = raw[item.name] if item.name in raw else getattr(schema(), item.name)
+        rows.append((f"{prefix}{item.name}", stated or _kind(kind), _value(value), text))
     return rows
+
+
+def _names_around(schema: type) -> dict[str, Any]:
+    """What can be named where a schema, or one that it extends, is written; some are made while the program runs."""
+    modules = [sys.modules[kind.__module__] for kind in reversed(schema.__mro__)]
+    return {name: value for module in modules for name, value in vars(module).items()}
 
 
 def _meanings(doc: str, names: Mapping[str, Any]) -> dict[str, tuple[str | None, str]]:
@@ -157,7 +168,7 @@ def _meanings(doc: str, names: Mapping[str, Any]) -> dict[str, tuple[str | None,
         head = re.match(r"(\w+)(?: \((.*?)\))?:\s", entry)
         assert head is not None, entry
         text = " ".join(entry[head.end() :].split()).replace("``", "`")
-        known = {name: ", ".join(names[name]) for name in re.findall(r"\bof ([A-Z]{3,})\b", text)}
+        known = {name: ", ".join(names[name]) for name in re.findall(r"\bof ([A-Z]{3,})\b", text) if name in names}
         for name, values in known.items():
             text = re.sub(rf"\b{name}\b", values, text)
         found[head[1]] = (head[2], text)
@@ -190,7 +201,7 @@ def _plain(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items())
+        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items()) or "{}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"[{', '.join(map(_plain, value))}]"
     return str(value)

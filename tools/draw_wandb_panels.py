@@ -41,7 +41,8 @@ def main() -> None:
 
 def draw_training(files: Path, run: OfflineRun) -> Figure:
     """The panels of a training run: a curve per key, and both ends of the slider of samples."""
-    families = {entry.name for entry in all_keys() if entry.job == TRAIN and entry.kind == CURVE and not entry.is_family}
+    curves = [entry for entry in all_keys() if entry.job == TRAIN and entry.kind == CURVE]
+    families = {entry.name for entry in curves if not entry.is_family}
     keys = [key for key in sorted(families - {"epoch"}) if run.series(key)]
     figure = _figure(f"{run.run.display_name}  (group {run.run.run_group}, job_type {run.run.job_type})", (14, 12))
     axes = figure.subplots(4, 3).flatten()

@@ -146,7 +146,7 @@ def register_sampler(
         _check_name("sampler", name, SAMPLERS)
         own = {key: value for key, value in _defaults(function, skip=4, known=OPTIONS).items() if key not in OPTIONS}
         SAMPLERS[name] = Sampler(function, nfe, own, inverse, source_version(function))
-        options = {"steps": [5, 10, 20, 50], "eta": 0.0, "tau": "${oc.select:dataset.tau,'???'}"}
+        options = {"steps": [5, 10, 20, 50], "nfe": None, "eta": 0.0, "tau": "${oc.select:dataset.tau,'???'}"}
         _store("sampler", name, {"name": name, **options, "clip_denoised": False, **own})
         return function
 

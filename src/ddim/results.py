@@ -14,11 +14,11 @@ from pathlib import Path
 from ddim.display.collected import print_collection, write_collection
 from ddim.display.terminal import Terminal
 from ddim.errors import UserError
+from ddim.findings import grid_table
 from ddim.findings.collection import collect
 from ddim.findings.comparable import group_rows, provenance, shows_floor
 from ddim.findings.files import Results, read_results, write_results
 from ddim.findings.labels import distance_name, eta_label, eta_order, significant
-from ddim.findings.parts import grid
 from ddim.findings.rows import COLUMNS, Floor, GridResult
 from ddim.findings.telling import Words
 from ddim.runs.ending import exit_with_sentence
@@ -48,7 +48,7 @@ __all__ = [
 
 def render_table(rows: Sequence[GridResult], floor: Floor | None = None, words: Words | None = None) -> None:
     """Print the grid as an evaluation does; `words` is standard output by default."""
-    grid.render_table(rows, floor, words or Terminal())
+    grid_table.render_table(rows, floor, words or Terminal())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

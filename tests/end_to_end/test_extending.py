@@ -14,10 +14,12 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text
 TINY = {
     "train.py": (
         *("trainer.max_steps=2", "trainer.val_check_interval=1", "callbacks.sample_grid.steps=2", "logger=none"),
-        *("denoiser.base_channels=8", "denoiser.norm_groups=4", "callbacks.evaluation.enabled=false"),
+        "callbacks.evaluation.enabled=false",
     ),
     "evaluate.py": ("evaluation.num_samples=70", "evaluation.loss_images=70", "logger=none"),
 }
+WEIGHTS = ("", " sampler.weight=0")
+SMALL_UNET = ("denoiser.base_channels=8", "denoiser.norm_groups=4")
 
 
 def blocks(kind: str) -> list[str]:
@@ -26,8 +28,10 @@ def blocks(kind: str) -> list[str]:
 
 def test_each_file_is_short_and_named():
     names = [block.splitlines()[0] for block in blocks("python")]
-    assert names == ["# stripes.py", "# heun.py", "# power.py", "# coverage.py", "# edges.py"]
-    assert all(len(block.splitlines()) < 30 for block in blocks("python"))
+    files = ["stripes", "plain", "trapezoid", "p2", "power", "coverage", "edges", "brightness"]
+    assert names == [f"# {name}.py" for name in files]
+    lines = [len(block.splitlines()) for block in blocks("python")]
+    assert max(lines[:-1]) < 30 and lines[-1] < 80
 
 
 @pytest.fixture
@@ -36,7 +40,8 @@ def rows(workplace):
 
     def read() -> list[dict[str, str]]:
         newest = max((workplace / "outputs" / "evaluate").iterdir())
-        return list(csv.DictReader((newest / "results.csv").open()))
+        table = newest / "brightness.csv"
+        return list(csv.DictReader((table if table.is_file() else newest / "results.csv").open()))
 
     return read
 
@@ -44,7 +49,7 @@ def rows(workplace):
 def test_the_page_from_top_to_bottom(run_process, workplace, monkeypatch, rows):
     for block in blocks("python"):
         (workplace / block.splitlines()[0].removeprefix("# ")).write_text(block)
-    found: dict[str, list[dict[str, str]]] = {}
+    found: dict[str, list[list[dict[str, str]]]] = {}
     for block in blocks("bash"):
         for line in block.splitlines():
             if line.startswith("export "):
@@ -54,20 +59,32 @@ def test_the_page_from_top_to_bottom(run_process, workplace, monkeypatch, rows):
             python, script, *arguments = shlex.split(line)
             assert python == "python"
             steps = [] if script == "train.py" or "steps" in line else ["sampler.steps=2", "sampler.eta=0"]
-            outcome = run_process(script, *arguments, *TINY[script], *steps)
+            size = SMALL_UNET if script == "train.py" and "denoiser" not in line else ()
+            outcome = run_process(script, *arguments, *TINY[script], *size, *steps)
             assert outcome.status == 0, (line, outcome.errors)
-            found[line] = [] if script == "train.py" else rows()
+            found.setdefault(line, []).append([] if script == "train.py" else rows())
 
-    (plain,) = found["python evaluate.py"]
-    assert (plain["dataset"], plain["sampler"], plain["nfe"], plain["features"]) == ("stripes", "ddim", "2", "pixels")
-    heun = found["python evaluate.py sampler=heun sampler.steps=5,10"]
-    assert [(row["sampler"], row["steps"], row["nfe"]) for row in heun] == [("heun", "5", "9"), ("heun", "10", "19")]
-    (measured,) = found["python evaluate.py evaluation.metrics=frechet_distance,coverage"]
+    (unet,), (plain,) = found["python evaluate.py"]
+    assert (unet["dataset"], unet["sampler"], unet["nfe"], unet["features"]) == ("stripes", "ddim", "2", "pixels")
+    assert plain["weights_hash"] != unet["weights_hash"] and "weight" not in plain
+    (heun,), (euler,) = (found[f"python evaluate.py sampler=trapezoid sampler.steps=5,10{more}"] for more in WEIGHTS)
+    assert [(row["sampler"], row["steps"], row["nfe"]) for row in heun] == [
+        ("trapezoid", "5", "9"),
+        ("trapezoid", "10", "19"),
+    ]
+    assert [(row["steps"], row["nfe"], row["weight"]) for row in euler] == [("5", "5", "0"), ("10", "10", "0")]
+    ((measured,),) = found["python evaluate.py evaluation.metrics=frechet_distance,coverage"]
     assert measured["schedule"] == "power(num_timesteps=1000, power=3)" and 0 <= float(measured["coverage"]) <= 1
-    newest = sorted((workplace / "outputs" / "evaluate").iterdir())[-2]
-    assert "coverage" in json.loads((newest / "results.json").read_text())["floor"]["metrics"]
-    (edges,) = found["python evaluate.py evaluation.features=edges"]
+    ((edges,),) = found["python evaluate.py evaluation.features=edges"]
     assert edges["features"] == "edges"
+    ((alone,),) = found["python evaluate.py evaluation=brightness evaluation.brightness.num_images=50"]
+    ((beside,),) = found["python evaluate.py evaluation.parts=grid,brightness"]
+    assert float(alone["real"]) == pytest.approx(0.5, abs=0.05) and 0 < float(alone["mean"]) < 1
+    # 50 samples and 100 of the same points.
+    assert float(beside["mean"]) != float(alone["mean"]) and beside["weights_hash"] == alone["weights_hash"]
+    evaluations = sorted((workplace / "outputs" / "evaluate").iterdir())
+    assert "coverage" in json.loads((evaluations[-4] / "results.json").read_text())["floor"]["metrics"]
+    assert not (evaluations[-2] / "results.csv").exists() and (evaluations[-1] / "results.csv").is_file()
 
     # Without them: one sentence that names what is not known.
     monkeypatch.delenv("DDIM_PLUGINS")

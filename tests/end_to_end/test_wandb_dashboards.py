@@ -327,6 +327,7 @@ def test_the_page_has_the_list_of_keys(job):
 
 
 def test_names_in_the_list_are_unique_and_have_axes():
-    assert len({(entry.name, entry.job, entry.kind) for entry in all_keys()}) == len(all_keys())
-    assert all(entry.axis in AXES for entry in all_keys() if entry.kind == CURVE)
-    assert all(entry.axis == TRAINING_STEP for entry in all_keys() if entry.job == TRAIN and entry.kind in (CURVE, PICTURE))
+    keys = all_keys()
+    assert len({(entry.name, entry.job, entry.kind) for entry in keys}) == len(keys)
+    assert all(entry.axis in AXES for entry in keys if entry.kind == CURVE)
+    assert all(entry.axis == TRAINING_STEP for entry in keys if entry.job == TRAIN and entry.kind in (CURVE, PICTURE))

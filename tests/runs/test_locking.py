@@ -13,7 +13,7 @@ from ddim.runs.locking import locked
 HOLD = """
 import sys, time
 from pathlib import Path
-from ddim.data.locking import locked
+from ddim.runs.locking import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(100)

@@ -25,7 +25,7 @@ from ddim.runs.plugins import load_plugins
 
 # A list for these is one grid in one process; elsewhere `a,b,c` keeps Hydra's meaning, a multirun.
 GRID_KEYS = re.compile(
-    r"sampler\.(steps|eta|tau)|evaluation\.(parts|metrics)|evaluation\.\w+\.eta|callbacks\.evaluation\.(steps|eta)"
+    r"sampler\.(name|steps|nfe|eta|tau)|evaluation\.(parts|metrics|seeds)|evaluation\.\w+\.eta|callbacks\.evaluation\.(steps|eta)"
 )
 # Groups that take keys no file in conf/ lists: any argument of Lightning's Trainer (checked by name later), and in
 # evaluate.py what the checkpoint supplies.

@@ -31,6 +31,7 @@ class GridPoint:
         sampler: the rule, one of `ddim.diffusion.SAMPLERS`.
         options: (name, value) of the rule's own options, by name, where they are not its defaults.
         nfe: how often the network runs for an image.
+        nfe_limit: how often it may, where that is what was asked for.
     """
 
     steps: int
@@ -42,6 +43,7 @@ class GridPoint:
     sampler: str = "ddim"
     options: tuple[tuple[str, Any], ...] = ()
     nfe: int = field(default=0, compare=False)
+    nfe_limit: int | None = field(default=None, compare=False)
 
     def timesteps_tensor(self) -> Tensor:
         return torch.tensor(self.timesteps, dtype=torch.long)
@@ -57,6 +59,7 @@ def grid_points(
     prefix: str = "sampler",
     sampler: str = "ddim",
     options: Mapping[str, Any] | None = None,
+    nfe: Any = None,
 ) -> list[GridPoint]:
     """All (η, S) in the order η-major, S-minor.
 
@@ -68,28 +71,28 @@ def grid_points(
         prefix: where these values stand in the configuration, for the error messages.
         sampler: the rule, one of `ddim.diffusion.SAMPLERS`.
         options: the rule's own options, where they are not its defaults.
+        nfe: instead of `steps`, the number of network calls that there may be, or a list of them: S is the largest
+            that keeps to it.
 
     Raises:
         UserError: naming the first value that is wrong.
     """
-    selections = _selections(schedule, steps, tau, prefix)
     variances = [_parse_eta(eta, f"{prefix}.eta") for eta in _as_list(etas, f"{prefix}.eta")]
     _check_sampler(sampler, variances, clip_denoised, prefix)
     own = _options(sampler, options or {})
+    selections = (
+        [(*selection, None) for selection in _selections(schedule, steps, tau, prefix)]
+        if nfe is None
+        else _within(schedule, nfe, tau, sampler, own, prefix)
+    )
     points = [
         GridPoint(
-            count,
-            eta,
-            variance,
-            name,
-            timesteps,
-            clip_denoised,
-            sampler,
-            own,
-            _calls(sampler, schedule, timesteps, eta, dict(own)),
+            *(count, eta, variance, name, timesteps, clip_denoised, sampler, own),
+            nfe=_calls(sampler, schedule, timesteps, eta, dict(own)),
+            nfe_limit=limit,
         )
         for eta, variance in variances
-        for count, name, timesteps in selections
+        for count, name, timesteps, limit in selections
     ]
     if len(set(points)) != len(points):
         raise UserError(f"{prefix}.steps={steps} with {prefix}.eta={etas} names a grid point twice.")
@@ -169,6 +172,39 @@ def _selections(schedule: NoiseSchedule, steps: Any, tau: Any, prefix: str) -> l
     return selections
 
 
+def _within(
+    schedule: NoiseSchedule, nfe: Any, tau: Any, sampler: str, options: tuple[tuple[str, Any], ...], prefix: str
+) -> list[tuple[int, str, tuple[int, ...], int]]:
+    """For each limit of network calls the largest S that keeps to it, with its timesteps."""
+    found = []
+    spacings: list[Any] = [tau] if isinstance(tau, str) else list(tau) if isinstance(tau, Sequence) else [tau]
+    if not all(isinstance(name, str) for name in spacings):
+        raise UserError(f"{prefix}.nfe={nfe} chooses S, and {prefix}.tau={tau} does as well; take a spacing's name.")
+    for spacing in spacings:
+        for limit in _as_list(nfe, f"{prefix}.nfe"):
+            if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+                raise UserError(f"{prefix}.nfe={limit} must be a whole number of at least 1.")
+            found.append((*_largest(schedule, limit, spacing, sampler, dict(options), prefix), limit))
+    return found
+
+
+def _largest(
+    schedule: NoiseSchedule, limit: int, spacing: str, sampler: str, options: Mapping[str, Any], prefix: str
+) -> tuple[int, str, tuple[int, ...]]:
+    calls, rule = 0, SAMPLERS[sampler]
+    for steps in range(min(limit, schedule.num_timesteps), 0, -1):
+        (selection,) = _selections(schedule, steps, spacing, prefix)
+        try:
+            calls = rule.calls(schedule, selection[2], **options)
+        except ValueError:
+            # Too few timesteps for the rule to run at all.
+            continue
+        if calls <= limit:
+            return selection
+    fewest = f"; its fewest are {calls}" if calls else ""
+    raise UserError(f"{prefix}.nfe={limit} network calls are too few for sampler.name={sampler}{fewest}.")
+
+
 def _parse_eta(eta: Any, key: str) -> tuple[float, str]:
     if eta in NAMED_VARIANCES:
         return 1.0, eta
@@ -194,7 +230,10 @@ class SamplerConfig:
             sigma_hat_official as the official code samples it (x_0 clipped, no noise in the last step).
         tau (linear, quadratic, several of them, or a list of timesteps): how the S timesteps are chosen.
         clip_denoised: clip the predicted x_0 to [-1, 1] in every step.
-        name: the rule: ddim, which with η is the paper's whole family, or one of your own (docs/extending.md).
+        name (name, or a list): the rule, one of SAMPLERS, several of which are compared in one grid: ddim, which with η
+            is the paper's whole family, a solver of higher order, or one of your own (docs/extending.md).
+        nfe (whole number, or a list): instead of `steps`, the network calls that there may be; S is then the largest
+            that keeps to it, so that samplers are compared at equal cost.
         options: the rule's own options; each may also be given as `sampler.NAME`.
     """
 
@@ -202,27 +241,51 @@ class SamplerConfig:
     eta: Any = field(default_factory=lambda: [0.0, 0.5, 1.0])
     tau: Any = "linear"
     clip_denoised: bool = False
-    name: str = "ddim"
+    name: Any = "ddim"
     options: dict[str, Any] = field(default_factory=dict)
+    nfe: Any = None
+
+    @property
+    def names(self) -> list[str]:
+        """The rules that are compared. Raises `UserError` for one that is not known, or named twice."""
+        names = _as_list(self.name, "sampler.name")
+        for name in names:
+            if not isinstance(name, str) or name not in SAMPLERS:
+                raise UserError(f"sampler.name={name} is not known; choose one of {', '.join(SAMPLERS)}.")
+        if len(set(names)) != len(names):
+            raise UserError(f"sampler.name={names} names a sampler twice.")
+        return names
 
     @classmethod
     def with_options(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """The group's values with those that a sampler of this name has for itself gathered under `options`."""
-        name, given = values.get("name"), values.get("options") or {}
-        own = SAMPLERS[name].options if isinstance(name, str) and name in SAMPLERS else {}
-        mine = {key: value for key, value in values.items() if key in own}
-        rest = {key: value for key, value in values.items() if key not in own}
+        names, given = values.get("name"), values.get("options") or {}
+        listed = names if isinstance(names, list | tuple) else [names]
+        known = [SAMPLERS[name] for name in listed if isinstance(name, str) and name in SAMPLERS]
+        own = {option for rule in known for option in rule.options}
+        mine = {name: value for name, value in values.items() if name in own}
+        rest = {name: value for name, value in values.items() if name not in own}
         # What is no mapping is for the schema to refuse.
         return {**rest, "options": {**mine, **given} if isinstance(given, Mapping) else given}
 
     def points(self, schedule: NoiseSchedule, prefix: str = "sampler") -> list[GridPoint]:
-        return grid_points(
-            schedule,
-            steps=self.steps,
-            etas=self.eta,
-            tau=self.tau,
-            clip_denoised=self.clip_denoised,
-            prefix=prefix,
-            sampler=self.name,
-            options=self.options,
-        )
+        """All points, sampler by sampler. Raises `UserError` naming the first value that is wrong."""
+        names = self.names
+        found = []
+        for name in names:
+            # Of several samplers an option goes to those that have it.
+            own = {
+                key: value for key, value in self.options.items() if len(names) == 1 or key in SAMPLERS[name].options
+            }
+            found += grid_points(
+                schedule,
+                steps=self.steps,
+                etas=self.eta,
+                tau=self.tau,
+                clip_denoised=self.clip_denoised,
+                prefix=prefix,
+                sampler=name,
+                options=own,
+                nfe=self.nfe,
+            )
+        return found

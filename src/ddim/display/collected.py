@@ -17,10 +17,11 @@ from ddim.display.terminal import Terminal
 from ddim.findings.collection import Collection, collect
 from ddim.findings.comparable import group_rows
 from ddim.findings.files import write_results, write_rows
+from ddim.findings.grid_table import render_table
 from ddim.findings.labels import eta_label, point_key
 from ddim.findings.paper import TABLES
 from ddim.findings.paper.comparison import compare, render_comparison, write_comparison
-from ddim.findings.parts.grid import SHEET_IMAGES, render_table
+from ddim.findings.parts.grid import SHEET_IMAGES
 from ddim.findings.rows import GridResult
 from ddim.runs.files import save_picture
 from ddim.runs.layout import JSON_NAME

@@ -12,7 +12,10 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-_ASCII = {"σ̂": "sigma_hat", "η": "eta", "τ": "tau", "σ": "sigma", "ε": "eps", "·": "|", "×": "x", "≠": "!=", "−": "-"}
+_ASCII = {
+    **{"σ̂": "sigma_hat", "η": "eta", "τ": "tau", "σ": "sigma", "ε": "eps"},
+    **{"·": "|", "×": "x", "±": "+-", "≤": "<=", "≠": "!=", "−": "-"},
+}
 
 
 class Terminal:

@@ -53,7 +53,16 @@ def build_studies(
         )
     if extractor is not None and HELD_OUT in needs:
         held_out = statistics_of(other_split(evaluation.reference_split), extractor, images, cache_dir, track)
-    material = Material(images, evaluation.num_samples, evaluation.grid_images, extractor, measure, held_out)
+    material = Material(
+        images,
+        evaluation.num_samples,
+        evaluation.grid_images,
+        evaluation.seeds,
+        evaluation.uncertainty,
+        extractor,
+        measure,
+        held_out,
+    )
     studies = [STUDIES[name].of(getattr(evaluation, name, None), where, material) for name, where in points.items()]
     return studies, material
 

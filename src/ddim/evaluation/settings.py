@@ -9,9 +9,11 @@ from ddim.diffusion import NoiseSchedule
 from ddim.diffusion.grid import GridPoint, SamplerConfig
 from ddim.errors import UserError, at_least, one_of, some_of
 from ddim.evaluation.studies.consistency import Consistency
+from ddim.evaluation.studies.convergence import Convergence
 from ddim.evaluation.studies.diversity import Diversity
 from ddim.evaluation.studies.grid import EvaluationGrid
 from ddim.evaluation.studies.interpolation import Interpolation
+from ddim.evaluation.studies.likelihood import Likelihood
 from ddim.evaluation.studies.reconstruction import Reconstruction
 from ddim.evaluation.studies.trajectory import Trajectory
 from ddim.evaluation.study import HELD_OUT, Study
@@ -20,7 +22,17 @@ from ddim.metrics import FEATURES, METRICS
 from ddim.runs.paths import usable_path
 
 STUDIES: dict[str, type[Study]] = {
-    study.name: study for study in (EvaluationGrid, Reconstruction, Consistency, Interpolation, Trajectory, Diversity)
+    study.name: study
+    for study in (
+        EvaluationGrid,
+        Reconstruction,
+        Consistency,
+        Interpolation,
+        Trajectory,
+        Diversity,
+        Convergence,
+        Likelihood,
+    )
 }
 
 
@@ -41,6 +53,9 @@ class GeneralSettings:
         floor: whether real held-out images are measured against the same reference.
         loss_images: held-out images, evenly over their split, whose loss is computed first.
         grid_images: images shown per grid point, from the same latents.
+        seeds (whole number, or a list): repeats the grid with the noise of each, in one evaluation; rows have the mean
+            and the standard deviation over them. None takes `seed`.
+        uncertainty: whether every distance of the grid comes with its standard deviation, over blocks of the samples.
         partial_every_seconds: how often the samples of an unfinished point are kept, for the case that it is killed.
     """
 
@@ -55,6 +70,8 @@ class GeneralSettings:
     floor: bool = True
     loss_images: int = 512
     grid_images: int = 64
+    seeds: Any = field(default_factory=list)
+    uncertainty: bool = True
     partial_every_seconds: float = 30.0
 
     def check(self) -> None:
@@ -72,6 +89,12 @@ class GeneralSettings:
                 f"evaluation.partial_every_seconds={self.partial_every_seconds} must be a number of at least 0; "
                 "inf keeps nothing of unfinished points."
             )
+        self.seeds = self.seeds if isinstance(self.seeds, list) else [self.seeds]
+        for seed in self.seeds:
+            if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+                raise UserError(f"evaluation.seeds={seed} must be whole numbers from 0 to 2^63 - 1.")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise UserError(f"evaluation.seeds={self.seeds} names a seed twice.")
         one_of("evaluation.features", self.features, FEATURES)
         self.metrics = some_of("evaluation.metrics", self.metrics, METRICS)
         one_of("evaluation.reference_split", self.reference_split, ("train", "test"))

@@ -49,13 +49,15 @@ class Material:
     """What studies are made from, loaded once for all of them.
 
     Attributes:
-        num_samples, grid_images: of `evaluation`.
+        num_samples, grid_images, seeds, uncertainty: of `evaluation`.
         extractor, measure, held_out: None where no study needs them.
     """
 
     images: ImageDataModule
     num_samples: int
     grid_images: int
+    seeds: Sequence[int] = ()
+    uncertainty: bool = True
     extractor: FeatureExtractor | None = None
     measure: Measure | None = None
     held_out: ReferenceStatistics | None = None
@@ -74,7 +76,7 @@ class OnePointSettings:
     def at(self, eta: Any, sampler: SamplerConfig, schedule: NoiseSchedule, name: str) -> list[GridPoint]:
         """The points of this S, by default the largest of `sampler.steps`, with these η."""
         largest = max(point.steps for point in sampler.points(schedule))
-        alone = replace(sampler, steps=largest if self.steps is None else self.steps, eta=eta)
+        alone = replace(sampler, steps=largest if self.steps is None else self.steps, nfe=None, eta=eta)
         return alone.points(schedule, f"evaluation.{name}")
 
 

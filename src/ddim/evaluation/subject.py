@@ -6,7 +6,7 @@ import hashlib
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,11 @@ class Subject:
             check_signals=check_signals,
         )
 
+    def with_seed(self, seed: int) -> Subject:
+        """The same network with noise of another seed."""
+        sampling = replace(self.sampling, noise=NoiseSource(seed))
+        return replace(self, sampling=sampling, identity={**self.identity, "seed": seed})
+
     @property
     def first(self) -> bool:
         """Whether this is the process that writes and speaks."""
@@ -149,6 +154,7 @@ class Subject:
             "tau": point.tau,
             "steps": point.steps,
             "nfe": point.nfe,
+            **({} if point.nfe_limit is None else {"nfe_limit": point.nfe_limit}),
             "timesteps": point.timesteps,
             "clip_denoised": point.clip_denoised,
             "schedule": describe_schedule(self.schedule),
@@ -163,8 +169,8 @@ class Subject:
     def depends_on(self, point: GridPoint) -> dict[str, Any]:
         """All that the samples of a point depend on, besides the network."""
         described = asdict(point)
-        # It follows from the others.
-        del described["nfe"]
+        # The one follows from the others, the other has led to them.
+        del described["nfe"], described["nfe_limit"]
         if not point.options:
             # Points that were finished before samplers had options of their own are the same points.
             del described["options"]

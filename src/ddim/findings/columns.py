@@ -18,7 +18,6 @@ class Column:
         better: which way is better; None where nobody can say.
         metric: the name in `evaluation.metrics` that measures it.
         monitored: whether a best checkpoint may be chosen by it.
-        uncertainty: the column that says how far it may be off.
     """
 
     name: str
@@ -27,7 +26,11 @@ class Column:
     better: Literal["min", "max"] | None = None
     metric: str = ""
     monitored: bool = False
-    uncertainty: str | None = None
+
+    @property
+    def sd(self) -> str:
+        """The column of its standard deviation over other draws of the samples."""
+        return f"{self.name}_sd"
 
     def best(self) -> Callable[..., float] | None:
         """`min` or `max`, whichever finds the best of several values."""
@@ -40,10 +43,10 @@ MEASURED = {
     column.name: column
     for column in (
         DISTANCE,
-        Column("kid_mean", "KID", 3, "min", "kid", monitored=True, uncertainty="kid_std"),
+        Column("kid_mean", "KID", 3, "min", "kid", monitored=True),
         Column("precision", "precision", 3, "max", "precision_recall"),
         Column("recall", "recall", 3, "max", "precision_recall"),
-        Column("inception_score_mean", "IS", 4, "max", "inception_score", True, "inception_score_std"),
+        Column("inception_score_mean", "IS", 4, "max", "inception_score", True),
     )
 }
 # Those besides the distance, which every table of a grid is about.

@@ -36,6 +36,21 @@ def provenance(row: GridResult) -> dict[str, str]:
     return {name: "unknown" if value is None else str(value) for name, value in values.items()}
 
 
+def told_apart(row: GridResult) -> dict[str, str]:
+    """What has to agree before two distances may share a table: all but the sampler, which is a line of its own."""
+    return {name: text for name, text in provenance(row).items() if name != "sampler"}
+
+
+def by_calls(rows: Iterable[GridResult]) -> bool:
+    """Whether rows stand at their network calls and not at S: where S does not say what a sample costs."""
+    return any(row.nfe_limit is not None for row in rows) or len({(row.sampler, row.options) for row in rows}) > 1
+
+
+def cost(row: GridResult, calls: bool) -> int:
+    """Where a row stands: at S, or at the network calls that were asked for or made."""
+    return row.steps if not calls else row.nfe if row.nfe_limit is None else row.nfe_limit
+
+
 def _abbreviated(timesteps: Sequence[int]) -> str:
     """All of a short list; the ends and a sum of a long one, so that two lists rarely read the same."""
     if len(timesteps) <= 6:

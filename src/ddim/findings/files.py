@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddim.errors import UserError
-from ddim.findings.rows import COLUMNS, GROUPED, REQUIRED_COLUMNS, Floor, GridResult, jsonable
+from ddim.findings.rows import (
+    COLUMNS,
+    GROUPED,
+    KNOWN_LATER,
+    REQUIRED_COLUMNS,
+    Floor,
+    GridResult,
+    cells_of,
+    columns_of,
+    jsonable,
+)
 from ddim.findings.telling import Audience, Findings, Row
 from ddim.runs.files import write_atomically
 from ddim.runs.layout import CSV_NAME, JSON_NAME
@@ -41,14 +51,12 @@ def write_results(
     CSV: booleans as true/false, timesteps separated by spaces, None empty. JSON: also the floor and `extra` (anything
     JSON-able, tensors and arrays included); numbers that are not finite become the strings "nan", "inf", "-inf".
     """
-    columns = [*COLUMNS, *options_of(rows), *own_metrics(rows)]
-    cells = ({**vars(row), **dict(row.options or ()), **dict(row.other_metrics or ())} for row in rows)
     document = {
         "rows": [row.as_record() for row in rows],
         "floor": None if floor is None else jsonable(vars(floor)),
         "extra": jsonable(extra or {}),
     }
-    _write(Path(directory), (CSV_NAME, JSON_NAME), columns, list(cells), document)
+    _write(Path(directory), (CSV_NAME, JSON_NAME), columns_of(rows), [cells_of(row) for row in rows], document)
 
 
 def read_results(directory: str | os.PathLike[str]) -> Results:
@@ -80,12 +88,7 @@ def _row(record: Mapping[str, Any]) -> GridResult:
     missing = [name for name in REQUIRED_COLUMNS if name not in record]
     if missing:
         raise ValueError(f"column {', '.join(missing)} is missing")
-    return GridResult(**{name: value for name, value in record.items() if name in (*COLUMNS, *GROUPED)})
-
-
-def options_of(rows: Sequence[GridResult]) -> list[str]:
-    """The names of the samplers' own options in `rows`, in order of first appearance."""
-    return list(dict.fromkeys(name for row in rows for name, _ in row.options or ()))
+    return GridResult(**{name: value for name, value in record.items() if name in (*COLUMNS, *KNOWN_LATER, *GROUPED)})
 
 
 def own_metrics(rows: Sequence[GridResult]) -> list[str]:
@@ -106,11 +109,25 @@ def write_rows(
 ) -> None:
     """Write `<name>.csv` and `<name>.json` (with `extra` beside the rows), each whole at any time.
 
-    Columns are the keys in order of first appearance; None and what a row lacks are empty in the CSV.
+    Columns are the keys in order of first appearance, the options of a sampler one each; None and what a row lacks are
+    empty in the CSV.
     """
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = options_apart(rows)
+    columns = list(dict.fromkeys(key for row in cells for key in row))
     document = {"rows": jsonable(list(rows)), "extra": jsonable(extra or {})}
-    _write(directory, (f"{name}.csv", f"{name}.json"), columns, rows, document)
+    _write(directory, (f"{name}.csv", f"{name}.json"), columns, cells, document)
+
+
+def options_apart(rows: Sequence[Row]) -> list[Row]:
+    """Rows in which each of a sampler's own options is a column of its own, where all of them together were."""
+    return [
+        {
+            name: value
+            for key, given in row.items()
+            for name, value in (dict(given or ()) if key == "options" else {key: given}).items()
+        }
+        for row in rows
+    ]
 
 
 def _write(
@@ -145,6 +162,10 @@ class Files(Audience):
         # Rows of an earlier attempt are said one by one, but are in the file since the beginning.
         if len(said.rows) > self._written:
             self._write(said)
+
+    def end(self, said: Findings) -> None:
+        # Some is only known when all points are.
+        self._write(said)
 
     def _write(self, said: Findings) -> None:
         self._written = len(said.rows)

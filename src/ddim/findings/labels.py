@@ -6,7 +6,7 @@ A point is one that is yet to be sampled, a result, or the row of a part as its 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 NAMED_VARIANCES = {"sigma_hat": "σ̂", "sigma_hat_official": "σ̂ clipped"}
@@ -103,6 +103,25 @@ def significant(value: float | None, digits: int = 4) -> str:
     scientific = f"{value:.{digits - 1}e}"
     exponent = int(scientific.split("e")[1])
     return scientific if exponent < -4 else f"{value:.{max(0, digits - 1 - exponent)}f}"
+
+
+def line_label(point: Setting | Mapping[str, Any], among: Iterable[Setting | Mapping[str, Any]]) -> str:
+    """What tells a line of `among` from the others: its η, and where they have several samplers its sampler first."""
+    others = list(among)
+    several = len({tuple(sampler_parts(other)) for other in others}) > 1
+    if not several:
+        return eta_label(point)
+    named = " ".join(sampler_parts(point) or ["ddim"])
+    etas = {eta_label(other) for other in others}
+    return named if len(etas) == 1 else f"{named}, {eta_title(eta_label(point))}"
+
+
+def with_sd(value: float | None, sd: float | None, digits: int = 4) -> str:
+    """ "1.62 ± 0.13": the value with the places that its standard deviation has two digits in; without one as it is."""
+    if value is None or sd is None or not (math.isfinite(value) and math.isfinite(sd)) or sd <= 0:
+        return significant(value, digits)
+    places = max(0, 1 - math.floor(math.log10(sd)))
+    return f"{value:.{places}f} ± {sd:.{places}f}"
 
 
 def _of(point: Any, name: str, default: Any = None) -> Any:

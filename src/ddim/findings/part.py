@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddim.findings.files import write_rows
+from ddim.findings.files import options_apart, write_rows
 from ddim.findings.labels import curve_key, eta_label, eta_title
 from ddim.findings.telling import Panel, Row, Words
 
@@ -30,8 +30,9 @@ class Chart:
 
 
 def _but_timesteps(rows: Rows) -> tuple[list[str], list[list[Any]]]:
-    columns = list(dict.fromkeys(key for row in rows for key in row if "timesteps" not in key))
-    return columns, [[row.get(column) for column in columns] for row in rows]
+    apart = options_apart(rows)
+    columns = list(dict.fromkeys(key for row in apart for key in row if "timesteps" not in key))
+    return columns, [[row.get(column) for column in columns] for row in apart]
 
 
 @dataclass(frozen=True)

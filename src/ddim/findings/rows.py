@@ -6,7 +6,7 @@ import dataclasses
 import math
 import operator
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,10 @@ def _pairs(value: Any) -> tuple[tuple[str, float], ...]:
     return tuple((str(name), float(number)) for name, number in value)
 
 
+def _blocks(value: Any) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(map(float, numbers)) for numbers in value)
+
+
 def _options(value: Any) -> tuple[tuple[str, Any], ...]:
     return tuple((str(name), tuple(given) if isinstance(given, list) else given) for name, given in value)
 
@@ -40,6 +44,7 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
     "bool": _bool,
     "tuple[int, ...]": _timesteps,
     "tuple[tuple[str, float], ...]": _pairs,
+    "tuple[tuple[float, ...], ...]": _blocks,
     "tuple[tuple[str, Any], ...]": _options,
 }
 
@@ -54,6 +59,14 @@ class GridResult:
     `precision` and `recall` are the metrics of Kynkäänniemi et al. (2019); the arithmetic is `compute_precision`.
     `options` are (name, value) pairs of the sampler's own options, `other_metrics` (name, number) pairs of a user's own
     metrics; each is a column of its own in files and tables.
+
+    The columns of KNOWN_LATER are only there where a row has them. `<column>_sd` is the standard deviation of a number
+    over other draws of the samples (`seeds` says over which seeds, else over blocks of the samples),
+    `frechet_distance_unbiased` the distance without its bias of order 1/N. `difference` is that of the distance to the
+    lowest one at the same cost, paired by the samples' latents, with `difference_sd`; `as_good` says that the two
+    cannot be told apart. `nfe_limit` is the number of network calls that was asked for, of which `nfe` are made.
+    `leave_one_out` are the numbers that deviations and differences are made from: for each seed the distance of all
+    samples, and that without each block of them.
     `steps` is the S asked for, `nfe` how often the network ran, `seconds` the time of all `num_samples` images.
     `weights_hash` identifies the weights themselves, which a path does not.
     `clip_denoised` is the setting asked for: "sigma_hat_official" clips whatever it says. `reference` identifies the
@@ -93,6 +106,18 @@ class GridResult:
     reference_split: str | None = None
     preprocessing: str | None = None
     timesteps: tuple[int, ...] | None = None
+    nfe_limit: int | None = None
+    seeds: tuple[int, ...] | None = None
+    frechet_distance_sd: float | None = None
+    frechet_distance_unbiased: float | None = None
+    difference: float | None = None
+    difference_sd: float | None = None
+    as_good: bool | None = None
+    kid_mean_sd: float | None = None
+    precision_sd: float | None = None
+    recall_sd: float | None = None
+    inception_score_mean_sd: float | None = None
+    leave_one_out: tuple[tuple[float, ...], ...] | None = None
     options: tuple[tuple[str, Any], ...] | None = None
     other_metrics: tuple[tuple[str, float], ...] | None = None
 
@@ -118,7 +143,7 @@ class GridResult:
     def as_record(self) -> dict[str, Any]:
         """Plain JSON-able dictionary in column order; `GridResult(**record)` is its inverse."""
         record = {name: jsonable(value) for name, value in vars(self).items()}
-        for name in GROUPED:
+        for name in (*GROUPED, *KNOWN_LATER):
             if record[name] is None:
                 del record[name]
         return record
@@ -131,7 +156,28 @@ class GridResult:
 
 # Fields that stand for columns whose names are only known when the rows are.
 GROUPED = ("options", "other_metrics")
-COLUMNS = tuple(entry.name for entry in dataclasses.fields(GridResult) if entry.name not in GROUPED)
+# Columns that are only in files whose rows have them; the last of them is too long for a table.
+KNOWN_LATER = (
+    *("nfe_limit", "seeds", "frechet_distance_sd", "frechet_distance_unbiased"),
+    *("difference", "difference_sd", "as_good"),
+    *("kid_mean_sd", "precision_sd", "recall_sd", "inception_score_mean_sd", "leave_one_out"),
+)
+COLUMNS = tuple(entry.name for entry in dataclasses.fields(GridResult) if entry.name not in (*GROUPED, *KNOWN_LATER))
+
+
+def columns_of(rows: Sequence[GridResult]) -> list[str]:
+    """The columns of a table of these rows, those among them that only these rows have."""
+    later = [name for name in KNOWN_LATER[:-1] if any(getattr(row, name) is not None for row in rows)]
+    options = dict.fromkeys(name for row in rows for name, _ in row.options or ())
+    own = dict.fromkeys(name for row in rows for name, _ in row.other_metrics or ())
+    return [*COLUMNS, *later, *options, *own]
+
+
+def cells_of(row: GridResult) -> dict[str, Any]:
+    """The values of a row by the name of their column."""
+    return {**vars(row), **dict(row.options or ()), **dict(row.other_metrics or ())}
+
+
 REQUIRED_COLUMNS = tuple(entry.name for entry in dataclasses.fields(GridResult) if entry.default is dataclasses.MISSING)
 
 

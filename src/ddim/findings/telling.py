@@ -152,6 +152,11 @@ class Findings:
         for audience in self.audiences:
             audience.row(self, rows, images)
 
+    def revise(self, rows: Mapping[Any, Row]) -> None:
+        """What is known in the end of rows that were said before: {point: its row}. They are told again at `end`."""
+        by_place = {self._order[point]: row for point, row in rows.items()}
+        self._rows = [(place, by_place.get(place, row)) for place, row in self._rows]
+
     def picture(self, what: str, picture: Picture, caption: str = "") -> None:
         for audience in self.audiences:
             audience.picture(self, what, picture, caption)

@@ -124,10 +124,10 @@ class Convergence(Study):
         order = [self.reference, *self.compared]
         wanted = {point: self._depends_on(point, subject) for point in order}
         found = recall(self.name, wanted, subject, kept)
-        before = set(found)
         if len(found) < len(order):
             # The others need all of its samples, of which no more is kept than is shown.
             found.pop(self.reference, None)
+        before = set(found)
         say.begin(self.points)
         target: Tensor | None = None
         with progress([point.nfe for point in order]) as bar:
@@ -170,9 +170,7 @@ class Convergence(Study):
             "reference": subject.depends_on(self.reference),
         }
 
-    def _together(
-        self, subject: Subject, point: GridPoint, target: Tensor | None, bar: Bar
-    ) -> tuple[Tensor, Finished]:
+    def _together(self, subject: Subject, point: GridPoint, target: Tensor | None, bar: Bar) -> tuple[Tensor, Finished]:
         """This process's samples, float (N, ...) on the CPU, and what all of them give."""
 
         @failing_together
@@ -184,9 +182,7 @@ class Convergence(Study):
         x_0, shares = together(subject)
         return x_0, self._measured(shares, subject)
 
-    def _sample(
-        self, subject: Subject, point: GridPoint, target: Tensor | None, bar: Bar
-    ) -> tuple[Tensor, Share]:
+    def _sample(self, subject: Subject, point: GridPoint, target: Tensor | None, bar: Bar) -> tuple[Tensor, Share]:
         """The samples whose number leaves this process's rank when divided by the processes, and their errors."""
         mine = torch.arange(subject.rank, self.num_images, subject.world_size)
         parts, seconds, asked = [torch.empty(0, *subject.shape)], 0.0, False

@@ -12,13 +12,14 @@ import torch
 from ddim.diffusion import NoiseSchedule
 from ddim.diffusion.grid import GridPoint, SamplerConfig
 from ddim.evaluation.kept.finished import Finished, Kept
+from ddim.evaluation.repetition import compared, repeated
 from ddim.evaluation.sampling import Generation, generate
 from ddim.evaluation.study import FEATURES, REFERENCE, Bar, Material, Progress, Study, partial_of, recall
 from ddim.evaluation.subject import Subject
 from ddim.findings.parts.grid import caption, pictures
-from ddim.findings.rows import COLUMNS, Floor, GridResult
+from ddim.findings.rows import COLUMNS, KNOWN_LATER, Floor, GridResult
 from ddim.findings.telling import Findings
-from ddim.metrics import MEASURES, FeatureExtractor, compute_metrics
+from ddim.metrics import MEASURES, FeatureExtractor, measure_metrics
 from ddim.metrics.measure import Measure, features_name
 from ddim.runs.processes import place
 
@@ -43,6 +44,8 @@ class EvaluationGrid(Study):
         measure: features, reference and metrics.
         num_samples: exactly this many images enter every metric.
         keep_images: shown per point.
+        seeds: of the noise; with several the row of a point has the means over them, and their deviation.
+        uncertainty: whether standard deviations are measured.
     """
 
     name = "grid"
@@ -50,12 +53,21 @@ class EvaluationGrid(Study):
     needs: ClassVar[frozenset[str]] = frozenset({FEATURES, REFERENCE})
 
     def __init__(
-        self, points: Sequence[GridPoint], *, measure: Measure, num_samples: int, keep_images: int = 64
+        self,
+        points: Sequence[GridPoint],
+        *,
+        measure: Measure,
+        num_samples: int,
+        keep_images: int = 64,
+        seeds: Sequence[int] = (),
+        uncertainty: bool = True,
     ) -> None:
         self.points = list(points)
         self.measure = measure
         self.num_samples = num_samples
         self.keep_images = keep_images
+        self.seeds = tuple(seeds)
+        self.uncertainty = uncertainty
 
     @classmethod
     def grid(cls, settings: GridSettings, sampler: SamplerConfig, schedule: NoiseSchedule) -> list[GridPoint]:
@@ -66,39 +78,59 @@ class EvaluationGrid(Study):
         assert material.measure is not None
         measure = material.measure
         warn_of_few_samples("evaluation.num_samples", material.num_samples, measure.extractor, measure.metrics)
-        return cls(points, measure=measure, num_samples=material.num_samples, keep_images=material.grid_images)
+        return cls(
+            points,
+            measure=measure,
+            num_samples=material.num_samples,
+            keep_images=material.grid_images,
+            seeds=material.seeds,
+            uncertainty=material.uncertainty,
+        )
 
     def plan(self) -> str:
-        return f"{len(self.points)} grid points of {self.num_samples:,} images"
+        seeds = f" with each of {len(self.seeds)} seeds" if len(self.seeds) > 1 else ""
+        return f"{len(self.points)} grid points of {self.num_samples:,} images{seeds}"
 
     def run(self, subject: Subject, kept: Kept, say: Findings, progress: Progress) -> None:
         self.measure.extractor.to(subject.device)
         floor = floor_of(self.measure)
         say.beside(floor=floor)
-        wanted = {point: self._depends_on(point, subject) for point in self.points}
-        # Names may have changed where the things have not.
-        found = {
-            point: Finished({**known.row, **subject.identity}, known.images)
-            for point, known in recall(self.name, wanted, subject, kept).items()
-        }
-        say.begin(self.points, {point: (known.row, known.images) for point, known in found.items()})
-        for point in found:
-            self._forget_partial(point, subject, kept)
+        subjects = [subject.with_seed(seed) for seed in self.seeds] or [subject]
+        found = self._recalled(subjects, kept)
+        whole = {point: repeated(parts) for point, parts in found.items() if len(parts) == len(subjects)}
+        say.begin(self.points, {point: (known.row, known.images) for point, known in whole.items()})
+        for point, parts in found.items():
+            for number in parts:
+                self._forget_partial(point, subjects[number], kept)
         with progress([point.nfe for point in self.points]) as bar:
             for point in self.points:
-                before = point in found
+                before = point in whole
                 if not before:
-                    found[point] = self._measure(point, subject, kept, bar)
-                    if subject.first:
-                        kept.save(self.name, wanted[point], found[point])
-                    say.row(found[point].row, point=point, images=found[point].images)
-                    self._forget_partial(point, subject, kept)
-                bar.finish_point(f"{caption(GridResult(**found[point].row))}{', finished before' if before else ''}")
+                    parts = found.setdefault(point, {})
+                    for number, seeded in enumerate(subjects):
+                        if number not in parts:
+                            parts[number] = self._measure(point, seeded, kept, bar)
+                    whole[point] = repeated(parts)
+                    say.row(whole[point].row, point=point, images=whole[point].images)
+                bar.finish_point(f"{caption(GridResult(**whole[point].row))}{', finished before' if before else ''}")
+        say.revise(compared({point: whole[point].row for point in self.points}))
         if subject.first:
-            images = {point: found[point].images for point in self.points}
+            images = {point: whole[point].images for point in self.points}
             for what, picture, text in pictures(say.rows, images, floor):
                 say.picture(what, picture, text)
             say.end()
+
+    def _recalled(self, subjects: Sequence[Subject], kept: Kept) -> dict[GridPoint, dict[int, Finished]]:
+        """What an earlier attempt has finished of each point, by the number of the seed."""
+        found: dict[GridPoint, dict[int, Finished]] = {}
+        for number, subject in enumerate(subjects):
+            wanted = {point: self._depends_on(point, subject) for point in self.points}
+            for point, known in recall(self.name, wanted, subject, kept).items():
+                # Names and limits may have changed where the things have not.
+                now = {**subject.identity, "nfe_limit": point.nfe_limit}
+                row = {**known.row, **{key: value for key, value in now.items() if value is not None}}
+                found.setdefault(point, {})[number] = Finished(row, known.images)
+        return found
 
     def _depends_on(self, point: GridPoint, subject: Subject) -> dict[str, Any]:
         return {
@@ -124,9 +156,18 @@ class EvaluationGrid(Study):
             keep_features=self.measure.needs_features,
         )
         result = grid_result(
-            subject.columns(point), generation, self.measure, subject.device, num_samples=self.num_samples
+            subject.columns(point),
+            generation,
+            self.measure,
+            subject.device,
+            num_samples=self.num_samples,
+            uncertainty=self.uncertainty,
         )
-        return Finished(result.as_record(), generation.first_images)
+        finished = Finished(result.as_record(), generation.first_images)
+        if subject.first:
+            kept.save(self.name, self._depends_on(point, subject), finished)
+            self._forget_partial(point, subject, kept)
+        return finished
 
     def _forget_partial(self, point: GridPoint, subject: Subject, kept: Kept) -> None:
         partial = partial_of(point, subject, self.measure.extractor, kept) if subject.first else None
@@ -162,6 +203,7 @@ def grid_result(
     device: torch.device,
     *,
     num_samples: int,
+    uncertainty: bool = True,
 ) -> GridResult:
     """The row of a grid point: its metrics and everything that says what they may be compared with.
 
@@ -169,12 +211,21 @@ def grid_result(
     """
     if len(generation.measured) != num_samples:
         raise RuntimeError(f"{len(generation.measured)} images were generated where {num_samples} were asked for")
-    metrics = compute_metrics(
-        generation.measured, measure.reference, measure.metrics, seed=columns["seed"], device=device
+    measured = measure_metrics(
+        generation.measured,
+        measure.reference,
+        measure.metrics,
+        seed=columns["seed"],
+        device=device,
+        uncertainty=uncertainty,
     )
     provenance = measure.reference.provenance
-    own = tuple((name, value) for name, value in metrics.items() if name not in COLUMNS)
-    known = {name: value for name, value in metrics.items() if name in COLUMNS}
+    columns_known = (*COLUMNS, *KNOWN_LATER)
+    own = tuple((name, value) for name, value in measured.values.items() if name not in columns_known)
+    known: dict[str, Any] = {name: value for name, value in measured.values.items() if name in columns_known}
+    jackknife = measured.jackknives.get("frechet_distance")
+    if jackknife is not None:
+        known["leave_one_out"] = ((jackknife.value, *jackknife.leave_one_out),)
     row: dict[str, Any] = {"frechet_distance": None, **columns, **known}
     return GridResult(
         **row,

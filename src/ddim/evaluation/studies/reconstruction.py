@@ -104,12 +104,13 @@ class Reconstruction(Study):
 
     @classmethod
     def grid(cls, settings: ReconstructionConfig, sampler: SamplerConfig, schedule: NoiseSchedule) -> list[GridPoint]:
-        if SAMPLERS[sampler.name].inverse is None:
-            known = ", ".join(f"sampler.name={name}" for name, rule in SAMPLERS.items() if rule.inverse is not None)
-            raise UserError(
-                f"sampler.name={sampler.name} has no inverse, which evaluation=reconstruction needs; take "
-                f"{known} or leave reconstruction out of evaluation.parts."
-            )
+        for name in sampler.names:
+            if SAMPLERS[name].inverse is None:
+                known = ", ".join(able for able, rule in SAMPLERS.items() if rule.inverse is not None)
+                raise UserError(
+                    f"sampler.name={name} has no inverse, which evaluation=reconstruction needs; take "
+                    f"sampler.name=ddim (or another of {known}) or leave reconstruction out of evaluation.parts."
+                )
         # The inverse of encoding is the deterministic sampler, which must not clip: encoding did not.
         return replace(sampler, eta=0.0, clip_denoised=False).points(schedule)
 

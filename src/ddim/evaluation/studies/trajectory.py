@@ -72,11 +72,12 @@ class Trajectory(Study):
 
     @classmethod
     def grid(cls, settings: TrajectoryConfig, sampler: SamplerConfig, schedule: NoiseSchedule) -> list[GridPoint]:
-        if not SAMPLERS[sampler.name].takes("on_step"):
-            raise UserError(
-                f"sampler.name={sampler.name} does not show its steps (it takes no on_step), which "
-                "evaluation=trajectory needs; leave trajectory out of evaluation.parts."
-            )
+        for name in sampler.names:
+            if not SAMPLERS[name].takes("on_step"):
+                raise UserError(
+                    f"sampler.name={name} does not show its steps (it takes no on_step), which "
+                    "evaluation=trajectory needs; leave trajectory out of evaluation.parts."
+                )
         return settings.at(settings.eta, sampler, schedule, cls.name)
 
     @classmethod

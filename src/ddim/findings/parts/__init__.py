@@ -1,7 +1,16 @@
 """The parts of an evaluation, in the order in which they are run: the one list of their names."""
 
 from ddim.findings.part import Part
-from ddim.findings.parts import consistency, diversity, grid, interpolation, reconstruction, trajectory
+from ddim.findings.parts import (
+    consistency,
+    convergence,
+    diversity,
+    grid,
+    interpolation,
+    likelihood,
+    reconstruction,
+    trajectory,
+)
 
 GRID = grid.PART.name
 PARTS: dict[str, Part] = {
@@ -13,5 +22,7 @@ PARTS: dict[str, Part] = {
         interpolation.PART,
         trajectory.PART,
         diversity.PART,
+        convergence.PART,
+        likelihood.PART,
     )
 }

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddim.findings.columns import DISTANCE, FURTHER, MEASURED, own
-from ddim.findings.comparable import group_rows, provenance, shows_floor
-from ddim.findings.files import options_of, own_metrics, write_results
+from ddim.findings.columns import MEASURED
+from ddim.findings.files import own_metrics, write_results
+from ddim.findings.grid_table import render_table
 from ddim.findings.labels import (
     curve_key,
     distance_name,
     eta_label,
-    eta_order,
     eta_title,
+    line_label,
     point_key,
     sampler_parts,
-    significant,
+    with_sd,
 )
 from ddim.findings.part import Chart, Part, Rows
-from ddim.findings.rows import COLUMNS, Floor, GridResult
+from ddim.findings.rows import Floor, GridResult, cells_of, columns_of
 from ddim.findings.telling import GridFigure, Picture, Row, Sheet, Words
 
 # Images per cell of the sample sheet.
@@ -52,92 +51,14 @@ def pictures(rows: Rows, images: Mapping[Any, Any], floor: Floor | None) -> Iter
 
 
 def caption(row: GridResult) -> str:
-    """`eta 0, S 10: FD (pixels) 1.234, 1000 images in 2.0 s`."""
-    distance = (
-        "" if row.frechet_distance is None else f" {distance_name(row.features)} {significant(row.frechet_distance)},"
-    )
+    """`eta 0, S 10: FD (pixels) 1.23 ± 0.04, 1000 images in 2.0 s`."""
+    measured = with_sd(row.frechet_distance, row.frechet_distance_sd)
+    distance = "" if row.frechet_distance is None else f" {distance_name(row.features)} {measured},"
     named = "".join(f"{text}, " for text in sampler_parts(row))
     return (
         f"{named}eta {row.eta:g}{'' if row.variance == 'eta' else f' {row.variance}'}, S {row.steps}:{distance} "
         f"{row.num_samples} images in {row.seconds:.1f} s"
     )
-
-
-def render_table(rows: Sequence[GridResult], floor: Floor | None, words: Words) -> None:
-    """Print the grid (eta down, S across, best of each column marked), every measured number, floor and provenance.
-
-    Rows whose provenance differs get tables of their own.
-    """
-    groups = group_rows(rows)
-    for differs, members in groups:
-        if differs:
-            words.say(", ".join(f"{name} {value}" for name, value in differs.items()), "bold underline")
-        words.say(f"{distance_name(members[0].features)} by η (down) and S (across)", "bold")
-        _pivot(words, members)
-        _long(words, members)
-        if floor is not None and shows_floor(floor, rows, members[0]):
-            words.say(_floor_line(floor, members))
-        words.say(_provenance_line(members[0]), "dim")
-        if len(groups) > 1:
-            words.say()
-
-
-def _pivot(words: Words, rows: Sequence[GridResult]) -> None:
-    cells = {(eta_label(row), row.steps): row.frechet_distance for row in rows}
-    labels = sorted({label for label, _ in cells}, key=eta_order)
-    all_steps = sorted({steps for _, steps in cells})
-    of_column = {steps: _lowest(d for (_, s), d in cells.items() if s == steps) for steps in all_steps}
-    of_row = {label: _lowest(d for (name, _), d in cells.items() if name == label) for label in labels}
-
-    def text(label: str, steps: int) -> str:
-        value = cells.get((label, steps))
-        if value is None:
-            return significant(value)
-        return "+" * (value == of_row[label]) + "*" * (value == of_column[steps]) + significant(value)
-
-    lines = [[label, *(text(label, steps) for steps in all_steps)] for label in labels]
-    marked = [cell for line in lines for cell in line if cell.startswith(("*", "+"))]
-    words.table(["η", *(f"S={steps}" for steps in all_steps)], lines, best=marked)
-    marks = ["* lowest of its column"] * (len(labels) > 1) + ["+ lowest of its row"] * (len(all_steps) > 1)
-    words.say(", ".join(marks) + ("\n" if marks else ""))
-
-
-def _lowest(values: Iterable[float | None]) -> float | None:
-    """The best of several distances; None where there is nothing to compare."""
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return min(known) if len(known) > 1 else None
-
-
-def _long(words: Words, rows: Sequence[GridResult]) -> None:
-    shown = [column for column in FURTHER if any(row.value(column.name) is not None for row in rows)]
-    shown += [own(name) for name in own_metrics(rows)]
-    lines = []
-    for row in sorted(rows, key=lambda row: (eta_order(eta_label(row)), row.steps)):
-        texts = [str(row.steps), str(row.nfe), eta_label(row), row.tau, significant(row.frechet_distance)]
-        texts += [significant(row.value(column.name), column.digits) for column in shown]
-        lines.append([*texts, significant(row.seconds, 3), significant(row.images_per_second, 3)])
-    name = distance_name(rows[0].features).split()[0]
-    headings = [column.heading for column in shown]
-    words.table(["S", "nfe", "η", "τ", name, *headings, "seconds", "images/s"], lines)
-    words.say()
-
-
-def _floor_line(floor: Floor, rows: Sequence[GridResult]) -> str:
-    headings = {DISTANCE.name: distance_name(rows[0].features)}
-    columns = [*MEASURED.values(), *map(own, own_metrics(rows))]
-    values = [
-        f"{headings.get(column.name, column.heading)} {significant(floor.metrics[column.name], column.digits)}"
-        for column in columns
-        if column.name in floor.metrics
-    ]
-    return f"floor ({floor.num_images:,} real held-out images): {', '.join(values) or 'not measured'}"
-
-
-def _provenance_line(row: GridResult) -> str:
-    parts = [f"{name} {value}" for name, value in provenance(row).items() if value != "unknown"]
-    source = [row.reference_source, None if row.reference_images is None else f"{row.reference_images} images"]
-    known = ", ".join(text for text in source if text)
-    return " | ".join(parts) + (f" ({known})" if known else "") + (f" | device {row.device}" if row.device else "")
 
 
 def _write(directory: Path, name: str, rows: Rows, extra: Row) -> None:
@@ -157,9 +78,8 @@ def _curves(row: Row) -> dict[str, Any]:
 
 def _table(rows: Rows) -> tuple[list[str], list[list[Any]]]:
     results = results_of(rows)
-    columns = [*COLUMNS, *options_of(results), *own_metrics(results)]
-    cells = ({**vars(row), **dict(row.options or ()), **dict(row.other_metrics or ())} for row in results)
-    return columns, [[_plain(known.get(column)) for column in columns] for known in cells]
+    columns = columns_of(results)
+    return columns, [[_plain(cells_of(row).get(column)) for column in columns] for row in results]
 
 
 def _gallery(rows: Rows) -> tuple[list[str], list[list[Any]]]:
@@ -186,8 +106,8 @@ def _charts(rows: Rows) -> list[Chart]:
 
 def _line(row: GridResult, rows: Sequence[GridResult]) -> str:
     spacing = f", {row.tau} τ" if len({other.tau for other in rows}) > 1 else ""
-    named = sampler_parts(row) if len({tuple(sampler_parts(other)) for other in rows}) > 1 else []
-    return ", ".join([*named, eta_title(eta_label(row))]) + spacing
+    label = line_label(row, rows)
+    return (eta_title(label) if label == eta_label(row) else label) + spacing
 
 
 def _summary(rows: Rows, extra: Row) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from ddim.denoisers import UNet
-from ddim.denoisers.formats.contents import UNSTATED, Pretrained
 from ddim.denoisers.formats.own import read_checkpoint
 from ddim.denoisers.pretrained import load_denoiser, open_pretrained
 from ddim.errors import UserError
@@ -125,28 +124,6 @@ def test_what_a_checkpoint_of_ours_states(run_directory):
     assert found.dataset == {"name": "digits", "channels": 1, "resolution": 8}
     assert {label: found.select(label) for label in found.states} == {"ema": "ema", "raw": "raw"}
     assert json.loads(json.dumps([found.denoiser, found.schedule, found.dataset]))
-
-
-@pytest.mark.parametrize(
-    ("held", "asked", "selected"),
-    [
-        ({"ema", "raw"}, "ema", "ema"),
-        ({"ema", "raw"}, "raw", "raw"),
-        ({"raw"}, "raw", "raw"),
-        ({"ema"}, "ema", "ema"),
-        ({UNSTATED}, "ema", UNSTATED),
-        ({"raw"}, "ema", r"X holds no EMA weights; take the raw ones \(weights=raw\)"),
-        ({"ema"}, "raw", r"X holds no raw weights; take the EMA weights \(weights=ema\)"),
-        ({UNSTATED}, "raw", r"X holds one set of weights and does not say that they are raw; .* \(weights=ema\)"),
-    ],
-)
-def test_which_weights_are_taken(held, asked, selected):
-    found = Pretrained("X", "official", {}, None, None, {label: {} for label in held})
-    if selected in held:
-        assert found.select(asked) == selected
-    else:
-        with pytest.raises(UserError, match=selected):
-            found.select(asked)
 
 
 def test_a_configuration_given_instead_of_the_files_own(run_directory):
