@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import runpy
 import subprocess
@@ -104,6 +105,34 @@ def run_process(workplace: Path) -> Callable[..., Outcome]:
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def run_fork(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator[Callable[..., Outcome]]:
+    """`run_fork(directory, {variable: value}, "train.py", *arguments)` in a process of its own that need not import
+    anything; all that it says is `output`."""
+    output = tmp_path_factory.mktemp("forks") / "output"
+    environment = {**os.environ, "DDIM_CACHE_DIR": str(cache_dir), "OMP_NUM_THREADS": "1"}
+    for name in ("WANDB_MODE", "FORCE_COLOR", "DDIM_PLUGINS"):
+        environment.pop(name, None)
+    command = [sys.executable, str(REPOSITORY / "tests" / "end_to_end" / "forking_launcher.py")]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as launcher:
+
+        def ask(message: object) -> int:
+            assert launcher.stdin is not None and launcher.stdout is not None
+            launcher.stdin.write(json.dumps(message) + "\n")
+            launcher.stdin.flush()
+            return int(launcher.stdout.readline())
+
+        def run(directory: Path, variables: dict[str, str], script: str, *arguments: str) -> Outcome:
+            order = {"arguments": [str(REPOSITORY / script), *arguments], "directory": str(directory)}
+            ask(order | {"output": str(output), "environment": variables})
+            status = ask("wait")
+            return Outcome(status, output.read_text(encoding="utf-8"), "")
+
+        yield run
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,22 +70,16 @@ class Done:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Done:
+def done(tmp_path_factory: pytest.TempPathFactory, run_fork: Callable[..., Any]) -> Done:
     folder = tmp_path_factory.mktemp("additions")
     for text, name in FILES:
         (folder / name).write_text(text)
-    environment = {**os.environ, "DDIM_CACHE_DIR": str(cache_dir), "OMP_NUM_THREADS": "1"}
-    environment["DDIM_PLUGINS"] = ",".join(name for _, name in FILES)
-    for name in ("WANDB_MODE", "FORCE_COLOR"):
-        environment.pop(name, None)
+    plugins = {"DDIM_PLUGINS": ",".join(name for _, name in FILES)}
 
     def script(*command: str) -> str:
-        line = [sys.executable, str(REPOSITORY / command[0]), *command[1:]]
-        ran = subprocess.run(
-            line, env=environment, cwd=folder, timeout=300, capture_output=True, text=True, check=False
-        )
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout
+        ran = run_fork(folder, plugins, *command)
+        assert ran.status == 0, ran.output
+        return ran.output
 
     script("train.py", *TRAINED)
     script("train.py", "resume=run", "trainer.max_steps=3")

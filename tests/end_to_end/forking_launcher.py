@@ -19,7 +19,8 @@ import traceback
 import torch
 
 import ddim.command.evaluate
-import ddim.training.checkpoint_io
+import ddim.command.train
+from ddim.training import checkpoint_io
 from ddim.training.module import DenoisingModule
 
 # A pool of threads would not survive the fork.
@@ -27,13 +28,13 @@ torch.set_num_threads(1)
 
 
 def slow_down(seconds: float) -> None:
-    write = ddim.checkpoint_io._Stream.write
+    write = checkpoint_io._Stream.write
 
     def slow(stream, data):
         time.sleep(seconds)
         return write(stream, data)
 
-    ddim.checkpoint_io._Stream.write = slow
+    checkpoint_io._Stream.write = slow
 
 
 def count_batches(path: str) -> None:

@@ -33,28 +33,31 @@ EVALUATION = (
 PARTS = ("reconstruction", "consistency", "interpolation", "trajectory", "diversity")
 # Every process keeps the weights it ends with.
 TELLING = """
-import os, torch, ddim.run
-finish = ddim.run.finish
+import os, torch, ddim.command.train
+finish = ddim.command.train.finish
 
 def tell(trainer):
     where = f"{os.environ['TOLD']}/rank{trainer.global_rank}.pt"
     torch.save((trainer.world_size, trainer.lightning_module.state_dict()), where)
     finish(trainer)
 
-ddim.run.finish = tell
+ddim.command.train.finish = tell
 """
 FAILING = """
 from ddim.errors import UserError
-from ddim.lit_module import DenoisingModule
-whole = DenoisingModule.METHOD
+from ddim.evaluation.subject import Subject
+from ddim.training.module import DenoisingModule
+whole = METHOD
 
 def fail(self, *args):
-    if self.global_rank == 1:
+    if RANK == 1:
         raise UserError("the second half is missing.")
     return whole(self, *args)
 
-DenoisingModule.METHOD = fail
+METHOD = fail
 """
+IN_SAMPLING = FAILING.replace("METHOD", "Subject.draw").replace("RANK", "self.rank")
+IN_TESTING = FAILING.replace("METHOD", "DenoisingModule.test_step").replace("RANK", "self.global_rank")
 
 
 def patched(folder: Path, script: str, patch: str) -> Path:
@@ -217,10 +220,10 @@ def test_processes_of_srun_train_in_one_directory(workplace, tiny_training):
     assert "(16 on each of 2 devices)" in told[0][0] and told[1] == ("", "")
 
 
-@pytest.mark.parametrize("method", ["sample_images", "test_step"])
-def test_one_failing_process_ends_both_with_its_sentence(run_process, workplace, trained_run, method):
+@pytest.mark.parametrize("failing", [IN_SAMPLING, IN_TESTING], ids=["sampling", "testing"])
+def test_one_failing_process_ends_both_with_its_sentence(run_process, workplace, trained_run, failing):
     """While sampling, where processes tell each other; and elsewhere, where the other one waits in a collective."""
-    script = patched(workplace, "evaluate.py", FAILING.replace("METHOD", method))
+    script = patched(workplace, "evaluate.py", failing)
     outcome = run_process(str(script), f"checkpoint={trained_run}", *EVALUATION, "logger=none", *TWO, timeout=90)
     assert outcome.status == 2, outcome.errors
     told = [line for line in outcome.errors.splitlines() if "the second half is missing." in line]
@@ -229,7 +232,7 @@ def test_one_failing_process_ends_both_with_its_sentence(run_process, workplace,
 
 
 def test_one_failing_process_of_torchrun_ends_both(workplace, trained_run):
-    script = patched(workplace, "evaluate.py", FAILING.replace("METHOD", "test_step"))
+    script = patched(workplace, "evaluate.py", IN_TESTING)
     done = torchrun(str(script), f"checkpoint={trained_run}", *EVALUATION, "logger=none")
     # One traceback is torchrun's own.
     assert done.returncode != 0 and done.stderr.count("Traceback (most") == 1, done.stderr

@@ -166,16 +166,15 @@ SCRIPT = """
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
-import pytorch_lightning as pl
 import torch
 
-from ddim.callbacks.generation import Sampling, generate
+from ddim.data import Pixels
 from ddim.denoisers import UNet
 from ddim.diffusion import NoiseSchedule, NoiseSource
-from ddim.grid import grid_points
-from ddim.lit_module import DenoisingModule
+from ddim.diffusion.grid import grid_points
+from ddim.evaluation.sampling import generate
+from ddim.evaluation.subject import Sampling, Subject
 from ddim.metrics import build_extractor
 
 FOLDER, WEIGHTS, COUNTS = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
@@ -194,16 +193,12 @@ def work(rank, world_size):
     for parameter in denoiser.parameters():
         if parameter.dim() > 1:  # the last layer starts at zero, and samples would be the same whatever happens before
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-    module = DenoisingModule(denoiser, schedule, optimizer={})
-    trainer = SimpleNamespace(
-        global_rank=rank, world_size=world_size, precision="32-true", precision_plugin=pl.plugins.precision.Precision()
-    )
+    sampling = Sampling(NoiseSource(0), Pixels((1, 8, 8)), batch_size=5)
+    subject = Subject(denoiser.eval(), schedule, sampling, rank=rank, world_size=world_size)
     point = grid_points(schedule, steps=3, etas=0.5, tau="linear")[0]
     for features, count in COUNTS.items():
-        generation = generate(
-            trainer, module, build_extractor(features, channels=1, resolution=8, weights_dir=WEIGHTS), point,
-            Sampling(NoiseSource(0), (1, 8, 8), batch_size=5), num_samples=count, keep_images=count,
-        )
+        extractor = build_extractor(features, channels=1, resolution=8, weights_dir=WEIGHTS)
+        generation = generate(subject, extractor, point, num_samples=count, keep_images=count)
         found = [generation.features.features, generation.first_images]
         if generation.features.logits is not None:
             found.append(generation.features.logits)

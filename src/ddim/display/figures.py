@@ -1,4 +1,4 @@
-"""Plots of an evaluation: distance and seconds against S. Image grids and sample sheets are in `ddim.image_grids`.
+"""Plots of an evaluation: distance against S or network calls, and seconds against network calls.
 
 Figures are built by functions that return them (`distance_figure`, `speed_figure`) and drawn without any global state,
 so they work in any thread, on machines without a display, and leave a notebook's own plots alone.
@@ -19,8 +19,8 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from ddim.display.axes import COLOURS, MARKERS, label_axes, set_ticks
-from ddim.findings.comparable import group_rows, provenance, shared, shows_floor
-from ddim.findings.labels import distance_name, eta_label, eta_order, eta_title
+from ddim.findings.comparable import by_calls, group_rows, provenance, shared_parts, shows_floor, told_apart
+from ddim.findings.labels import distance_name, eta_order, eta_title, line_label
 from ddim.findings.rows import Floor, GridResult
 
 Provenance = Callable[[GridResult], dict[str, str]]
@@ -31,15 +31,17 @@ _X_LABELS = {"steps": "S (sampling steps)", "nfe": "nfe (network calls per image
 
 
 def distance_figure(rows: Sequence[GridResult], floor: Floor | None = None) -> Figure:
-    """Fréchet distance against S, log-log: a panel per kind of features, a line per eta and provenance.
+    """Fréchet distance against S, log-log: a panel per kind of features, a line per eta or sampler, and provenance.
 
+    Samplers are compared at their network calls. Bars are one standard deviation.
     Distances that are absent or not positive cannot be drawn on a log axis and are left out. ValueError without rows.
     """
     all_features = list(dict.fromkeys(row.features for row in rows))
     figure, panels = _panels(len(all_features))
     for axes, features in zip(panels, all_features, strict=True):
         members = [row for row in rows if row.features == features]
-        handles = _draw_lines(axes, members, lambda row: row.frechet_distance, provenance)
+        x = "nfe" if by_calls(members) else "steps"
+        handles = _draw_lines(axes, members, lambda row: row.frechet_distance, told_apart, x, bars=True)
         distance = (floor.metrics.get("frechet_distance") or 0.0) if floor is not None else 0.0
         if floor is not None and shows_floor(floor, rows, members[0]) and distance > 0:
             label = f"floor: {floor.num_images:,} real\nheld-out images"
@@ -47,7 +49,8 @@ def distance_figure(rows: Sequence[GridResult], floor: Floor | None = None) -> F
             handles.append(axes.axhline(distance, label=label, **style))
         name = distance_name(features).split()[0]
         ylabel = f"{name}: Fréchet distance on {features} features"
-        _finish(axes, members, f"{name} against S", ylabel, provenance, handles)
+        against = "S" if x == "steps" else "network calls"
+        _finish(axes, members, f"{name} against {against}", ylabel, told_apart, handles, x)
     _fit_legends(figure)
     return figure
 
@@ -68,7 +71,7 @@ def speed_figure(rows: Sequence[GridResult]) -> Figure:
 
 
 def _speed_provenance(row: GridResult) -> dict[str, str]:
-    return {**provenance(row), "device": row.device or "unknown"}
+    return {**told_apart(row), "device": row.device or "unknown"}
 
 
 def _sizes(rows: Sequence[GridResult]) -> str:
@@ -94,16 +97,20 @@ def _draw_lines(
     value: Callable[[GridResult], float | None],
     key: Provenance,
     x: str = "steps",
+    bars: bool = False,
 ) -> list[Line2D]:
-    """Draw one line per provenance and eta; returns the legend's entries, with a heading where provenances differ."""
+    """Draw one line per provenance and eta or sampler; returns the legend, with headings where they differ."""
     lines: list[tuple[str, int, list[tuple[int, float]]]] = []
-    labels = sorted({eta_label(row) for row in rows}, key=eta_order)
+    labels = sorted({line_label(row, rows) for row in rows}, key=eta_order)
+    deviations: dict[tuple[str, int], dict[int, float]] = {}
     groups = group_rows(rows, key)
     short = _shortened([differs for differs, _ in groups])
     headings = ["\n".join(short[item] for item in differs.items()) for differs, _ in groups]
     for variant, (_, members) in enumerate(groups):
         for label in labels:
-            found = {getattr(row, x): value(row) for row in members if eta_label(row) == label}
+            of_line = [row for row in members if line_label(row, rows) == label]
+            found = {getattr(row, x): value(row) for row in of_line}
+            deviations[label, variant] = {getattr(row, x): row.frechet_distance_sd or 0.0 for row in of_line}
             points = sorted((s, v) for s, v in found.items() if v is not None and math.isfinite(v) and v > 0)
             if points:
                 lines.append((label, variant, points))
@@ -123,6 +130,11 @@ def _draw_lines(
             markeredgecolor="white",
             label=eta_title(label).replace("σ̂", r"$\hat{\sigma}$"),
         )
+        if bars and any(deviations[label, variant].values()):
+            sd = [min(deviations[label, variant][place], 0.9 * y) for place, y in points]
+            colour = COLOURS[labels.index(label) % len(COLOURS)]
+            places, heights = zip(*points, strict=True)
+            axes.errorbar(places, heights, yerr=sd, fmt="none", ecolor=colour, elinewidth=1.2, capsize=3)
     if not lines:
         axes.text(0.5, 0.5, "nothing that a log axis can show", transform=axes.transAxes, ha="center", fontsize=14)
     return handles
@@ -134,9 +146,9 @@ def _shortened(all_differs: Sequence[Mapping[str, str]]) -> dict[tuple[str, str]
     for name in all_differs[0] if all_differs else ():
         values = list(dict.fromkeys(differs[name] for differs in all_differs))
         paths = [value.split("/") for value in values]
-        head, tail = shared(paths), 0
+        head, tail = shared_parts(paths), 0
         if head < min(map(len, paths)):
-            tail = shared([path[:head:-1] for path in paths])
+            tail = shared_parts([path[:head:-1] for path in paths])
         for value, path in zip(values, paths, strict=True):
             middle = ["…"] * (head > 0) + path[head : len(path) - tail] + ["…"] * (tail > 0)
             text = f"{name} {value if len(value) <= 16 else '/'.join(middle)}"
@@ -156,7 +168,9 @@ def _finish(
 ) -> None:
     """Axis labels, ticks that say the S that were run, title and subtitle from what all rows share, legend."""
     varying = group_rows(rows, key)[0][0]
+    samplers = dict.fromkeys(provenance(row)["sampler"] for row in rows)
     shared = {name: text for name, text in key(rows[0]).items() if name not in varying}
+    shared |= {"sampler": next(iter(samplers))} if len(samplers) == 1 else {}
     named = ("weights", "sampler", "τ", "seed", "resize", "compute_precision", "device", "reference")
     parts = [f"{name} {shared[name]}" for name in named if shared.get(name, "unknown") != "unknown"]
     packed = textwrap.wrap("  ·  ".join(part.replace(" ", "\u00a0") for part in parts), 115)

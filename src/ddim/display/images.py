@@ -85,11 +85,13 @@ def cut_grid(picture: Image.Image, height: int, width: int, count: int) -> np.nd
     return np.stack(images).transpose(0, 3, 1, 2)
 
 
-def sample_sheet(images_by_point: Mapping[tuple[str, int], Images], title: str | None = None) -> Image.Image:
+def sample_sheet(
+    images_by_point: Mapping[tuple[str, int], Images], title: str | None = None, column: str = "S"
+) -> Image.Image:
     """All grid points on one labelled sheet: rows are eta, columns are S, every cell shows the same latents in order.
 
-    images_by_point: {(eta label, S): uint8 (n, C, H, W)}; all of one shape (ValueError otherwise). A point that is
-    missing leaves its place grey.
+    images_by_point: {(label, S): uint8 (n, C, H, W)}; all of one shape (ValueError otherwise). A point that is missing
+    leaves its place grey. column: what columns are, S or network calls.
     """
     shapes = {pixels_of(images).shape for images in images_by_point.values()}
     if len(shapes) != 1:
@@ -113,12 +115,12 @@ def sample_sheet(images_by_point: Mapping[tuple[str, int], Images], title: str |
     draw = ImageDraw.Draw(sheet)
     for number, line in enumerate(title_lines):
         draw.text((_MARGIN, 20 + 38 * number), line, fill="black", font=heading)
-    for column, steps in enumerate(all_steps):
-        x = left + column * (cell_width + _MARGIN)
-        draw.text((x + cell_width / 2, top - 12), f"S = {steps}", fill="black", font=text, anchor="ms")
+    for place, steps in enumerate(all_steps):
+        x = left + place * (cell_width + _MARGIN)
+        draw.text((x + cell_width / 2, top - 12), f"{column} = {steps}", fill="black", font=text, anchor="ms")
         for row, label in enumerate(labels):
             y = top + row * (cell_height + _MARGIN)
-            if column == 0:
+            if place == 0:
                 draw.text((left - _MARGIN, y + cell_height / 2), eta_title(label), fill="black", font=text, anchor="rm")
             if (label, steps) in cells:
                 sheet.paste(cells[label, steps].convert("RGB"), (x, y))

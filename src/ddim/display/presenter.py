@@ -32,8 +32,8 @@ def draw(picture: Picture) -> PIL.Image.Image:
     match picture:
         case Strip(rows, title, columns, breaks):
             return labelled_rows(rows, title, columns, breaks=breaks)
-        case Sheet(images, title):
-            return sample_sheet(images, title)
+        case Sheet(images, title, column):
+            return sample_sheet(images, title, column)
         case Curves(panels, title, subtitle):
             return steps_figure(panels, title, subtitle)
         case GridFigure("distance", rows, floor):

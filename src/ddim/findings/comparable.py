@@ -79,7 +79,7 @@ def shows_floor(floor: Floor, rows: Sequence[GridResult], row: GridResult) -> bo
     return floor.applies_to(row) and (len(measured_with) == 1 or None not in (floor.features, floor.reference))
 
 
-def shared(paths: Sequence[Sequence[str]]) -> int:
+def shared_parts(paths: Sequence[Sequence[str]]) -> int:
     """How many leading components all paths have in common."""
     count = 0
     for components in zip(*paths, strict=False):

@@ -79,8 +79,8 @@ def eta_label(point: Variance | Mapping[str, Any]) -> str:
 
 
 def eta_title(label: str) -> str:
-    """ "η = 0.2" for a number, "σ̂" as it is."""
-    return label if label in NAMED_VARIANCES.values() else f"η = {label}"
+    """ "η = 0.2" for a number, "σ̂" and the name of a sampler as they are."""
+    return f"η = {label}" if label[:1].isdigit() or label == "–" else label
 
 
 def eta_order(label: str) -> tuple[float, str]:

@@ -33,10 +33,14 @@ class Strip:
 
 @dataclass(frozen=True)
 class Sheet:
-    """All points of a grid: {(eta label, S): uint8 (n, C, H, W)}, rows are eta and columns S."""
+    """All points of a grid: {(label, S): uint8 (n, C, H, W)}; rows are eta or samplers, columns S or network calls.
+
+    column: what columns are.
+    """
 
     images: Mapping[tuple[str, int], Any]
     title: str | None = None
+    column: str = "S"
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, TypeGuard
 
 from ddim.display.page.entries import Entry, dataset_and_features
-from ddim.findings.comparable import shows_floor
-from ddim.findings.labels import distance_name, significant, title_order
+from ddim.findings.comparable import by_calls, shows_floor
+from ddim.findings.labels import distance_name, significant, title_order, with_sd
 
 # A value axis is logarithmic where its values span more than this factor.
 WIDE = 4.0
@@ -52,18 +53,23 @@ class Chart:
 def distance_charts(entries: Sequence[Entry], comparisons: Iterable[Any] = ()) -> list[Chart]:
     """Fréchet distance against S: a chart per data set and kind of features, a line per η and whatever else differs.
 
+    Samplers are compared at their network calls.
+
     comparisons: tables of the paper; its numbers become lines where there are results comparable with them.
     """
     charts = []
     for number, (dataset, features) in enumerate(dict.fromkeys(dataset_and_features(entry.row) for entry in entries)):
         members = [entry for entry in entries if dataset_and_features(entry.row) == (dataset, features)]
         name = distance_name(features)
+        calls = by_calls([entry.row for entry in members])
+        x_name, x_label = ("nfe", "nfe (network calls per image)") if calls else ("S", "S (sampling steps)")
         charts.append(
             build_chart(
                 f"distance-{number}",
-                f"{dataset}: {name} against S",
-                ("S", "S (sampling steps)", f"{name}, lower is better"),
-                lines(members, _distance) + (_published(comparisons) if name == "FID" else []),
+                f"{dataset}: {name} against {'network calls' if calls else 'S'}",
+                (x_name, x_label, f"{name}, lower is better"),
+                lines(members, partial(_distance, calls=calls))
+                + (_published(comparisons) if name == "FID" and not calls else []),
                 levels=_floors(entries, members),
             )
         )
@@ -146,9 +152,10 @@ def _published(comparisons: Iterable[Any]) -> list[Series]:
     ]
 
 
-def _distance(entry: Entry) -> tuple[float, float | None, str]:
-    distance = entry.row.frechet_distance
-    return entry.row.steps, distance, significant(distance)
+def _distance(entry: Entry, calls: bool) -> tuple[float, float | None, str]:
+    row = entry.row
+    said = with_sd(row.frechet_distance, row.frechet_distance_sd)
+    return row.nfe if calls else row.steps, row.frechet_distance, said
 
 
 def _time(entry: Entry) -> tuple[float, float, str]:

@@ -6,8 +6,8 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ddim.findings.comparable import group_rows, shared
-from ddim.findings.labels import distance_name, eta_label, eta_title
+from ddim.findings.comparable import group_rows, shared_parts, told_apart
+from ddim.findings.labels import distance_name, eta_title, line_label
 from ddim.findings.reading import Evaluation
 from ddim.findings.rows import Floor, GridResult
 
@@ -30,7 +30,7 @@ class Entry:
     Attributes:
         letter: of its evaluation, where there are several.
         variant: what else tells its lines from others: "A", "τ quadratic", "A, weights raw".
-        eta: "η = 0.5", "σ̂".
+        eta: "η = 0.5", "σ̂", or where there are several samplers "deis".
         number: its place among the rows of its evaluation.
     """
 
@@ -58,13 +58,14 @@ def entries_of(evaluations: Sequence[Evaluation]) -> list[Entry]:
     entries = []
     for letter, evaluation in zip(letters(len(evaluations)), evaluations, strict=True):
         numbers = {id(row): number for number, row in enumerate(evaluation.rows)}
-        groups = group_rows(evaluation.rows)
+        groups = group_rows(evaluation.rows, told_apart)
         short = shortened([differs for differs, _ in groups])
         for differs, members in groups:
             told = [f"{name} {short[name, value]}" for name, value in differs.items()]
             variant = ", ".join([letter] * bool(letter) + told)
             for row in members:
-                eta = eta_title(eta_label(row))
+                label = line_label(row, evaluation.rows)
+                eta = eta_title(label)
                 entries.append(Entry(row, evaluation.floor, letter, variant, eta, numbers[id(row)]))
     return entries
 
@@ -96,8 +97,8 @@ def shortened(all_differs: Sequence[Mapping[str, str]]) -> dict[tuple[str, str],
     for name in dict.fromkeys(name for differs in all_differs for name in differs):
         values = list(dict.fromkeys(differs[name] for differs in all_differs if name in differs))
         paths = [value.split("/") for value in values]
-        head = shared(paths)
-        tail = shared([path[head:][::-1] for path in paths])
+        head = shared_parts(paths)
+        tail = shared_parts([path[head:][::-1] for path in paths])
         for value, path in zip(values, paths, strict=True):
             middle = "/".join(path[head : len(path) - tail])
             texts[name, value] = value if len(value) <= SHORT else middle or value

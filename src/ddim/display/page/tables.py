@@ -9,11 +9,12 @@ from typing import Any
 
 from ddim.display.page.entries import Entry, heading, measured_alike
 from ddim.findings.columns import DISTANCE, FURTHER, Column, own
-from ddim.findings.comparable import shows_floor
+from ddim.findings.comparable import by_calls, cost, shows_floor
 from ddim.findings.files import own_metrics
-from ddim.findings.labels import distance_name, significant, title_order
+from ddim.findings.labels import distance_name, significant, title_order, with_sd
 from ddim.findings.part import title_of
 from ddim.findings.reading import PaperComparison
+from ddim.findings.rows import GridResult
 
 
 @dataclass(frozen=True)
@@ -82,30 +83,39 @@ def value_text(value: Any, digits: int = 4) -> str:
     return str(value)
 
 
-def measured_text(value: Any, digits: int = 4) -> str:
-    """A measured number with its digits, "–" where there is none."""
+def measured_text(value: Any, digits: int = 4, sd: float | None = None) -> str:
+    """A measured number with its digits, or with its standard deviation; "–" where there is none."""
     number = _number(value)
-    return "–" if number is None else significant(number, digits)
+    return "–" if number is None else with_sd(number, sd, digits)
 
 
 def _pivot(entries: Sequence[Entry], name: str) -> Table:
-    cells = {(entry.label, entry.row.steps): entry.row.frechet_distance for entry in entries}
-    all_steps = sorted({steps for _, steps in cells})
-    best = {steps: _best(min, [value for (_, s), value in cells.items() if s == steps]) for steps in all_steps}
+    rows_of = [entry.row for entry in entries]
+    calls = by_calls(rows_of)
+    cells = {(entry.label, cost(entry.row, calls)): entry.row for entry in entries}
+    costs = sorted({place for _, place in cells})
+    lowest = {
+        place: _best(min, [row.frechet_distance for (_, p), row in cells.items() if p == place]) for place in costs
+    }
     rows = [
-        [
-            Cell(label),
-            *(Cell(_distance(cells, label, steps), _is(cells.get((label, steps)), best[steps])) for steps in all_steps),
-        ]
+        [Cell(label), *(_distance(cells.get((label, place)), lowest[place]) for place in costs)]
         for label in _labels(entries)
     ]
-    note = "Marked: the lowest of its column." if any(cell.best for row in rows for cell in row) else ""
-    return Table(f"{name} by η (down) and S (across)", ["", *(f"S = {steps}" for steps in all_steps)], rows, note=note)
+    note = ""
+    if any(cell.best for row in rows for cell in row):
+        together = ", or not told apart from it" if any(row.as_good is not None for row in rows_of) else ""
+        note = f"Marked: the lowest of its column{together}."
+    down, across, column = ("sampler", "network calls", "nfe ≤") if calls else ("η", "S", "S =")
+    headers = ["", *(f"{column} {place}" for place in costs)]
+    return Table(f"{name} by {down} (down) and {across} (across)", headers, rows, note=note)
 
 
-def _distance(cells: dict[tuple[str, int], float | None], label: str, steps: int) -> str:
+def _distance(row: GridResult | None, lowest: float | None) -> Cell:
     # Not sampled and not measured are not told apart: there is nothing to be seen either way.
-    return measured_text(cells.get((label, steps)))
+    if row is None:
+        return Cell(measured_text(None))
+    best = _is(row.frechet_distance, lowest) or (lowest is not None and row.as_good is True)
+    return Cell(measured_text(row.frechet_distance, sd=row.frechet_distance_sd), best)
 
 
 def _long(entries: Sequence[Entry], name: str, everyone: Sequence[Entry]) -> Table:
@@ -113,6 +123,10 @@ def _long(entries: Sequence[Entry], name: str, everyone: Sequence[Entry]) -> Tab
     rows_of = [entry.row for entry in entries]
     columns = [
         replace(DISTANCE, heading=short),
+        *(
+            [Column("frechet_distance_unbiased", f"{short} unbiased", 4)]
+            * any(row.frechet_distance_unbiased for row in rows_of)
+        ),
         *(column for column in FURTHER if any(row.value(column.name) is not None for row in rows_of)),
         *map(own, own_metrics(rows_of)),
         Column("seconds", "seconds", 3),
@@ -130,7 +144,8 @@ def _long(entries: Sequence[Entry], name: str, everyone: Sequence[Entry]) -> Tab
             cells = [Cell(label), Cell(str(row.steps)), Cell(str(row.nfe))]
             for column in columns:
                 value = row.value(column.name)
-                cells.append(Cell(measured_text(value, column.digits), _is(value, best[column.name])))
+                text = measured_text(value, column.digits, row.value(column.sd))
+                cells.append(Cell(text, _is(value, best[column.name])))
             rows.append(cells)
     headers = ["", "S", "nfe", *(column.heading for column in columns)]
     foot = [

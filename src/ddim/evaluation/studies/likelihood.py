@@ -110,7 +110,7 @@ class Likelihood(Study):
 
     @classmethod
     def grid(cls, settings: LikelihoodConfig, sampler: SamplerConfig, schedule: NoiseSchedule) -> list[GridPoint]:
-        """The points of the bound: those of `sampler.steps` and `sampler.tau`, then all timesteps for each eta."""
+        """The points of the bound: for each eta those of `sampler.steps` and `sampler.tau`, then all timesteps."""
         if not settings.bound:
             return []
         prefix = f"evaluation.{cls.name}"
@@ -132,7 +132,7 @@ class Likelihood(Study):
             clip_denoised=sampler.clip_denoised,
             prefix=prefix,
         )
-        return [*(point for point in points if point not in every), *every]
+        return [point for last in every for point in (*_of_same_model(last, points), last)]
 
     @classmethod
     def of(cls, settings: LikelihoodConfig, points: Sequence[GridPoint], material: Material) -> Likelihood:
@@ -277,6 +277,10 @@ class Likelihood(Study):
         calls = sum(part.calls * len(part.bits) for part in parts) / len(self.numbers)
         bits = _bits_of(torch.cat([part.bits for part in parts]))
         return {**bits, "nfe": round(calls), "seconds": seconds, "device": subject.device_name()}
+
+
+def _of_same_model(last: GridPoint, points: Sequence[GridPoint]) -> list[GridPoint]:
+    return [p for p in points if (p.eta, p.variance) == (last.eta, last.variance) and p != last]
 
 
 def _has_no_bound(point: GridPoint) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.findings.columns import MEASURED
+from ddim.findings.comparable import by_calls, cost
 from ddim.findings.files import own_metrics, write_results
 from ddim.findings.grid_table import render_table
 from ddim.findings.labels import (
@@ -36,16 +37,15 @@ def pictures(rows: Rows, images: Mapping[Any, Any], floor: Floor | None) -> Iter
     """(what, picture, caption). images: point -> its first images, in the order of the grid."""
     # Points of an earlier attempt may have kept fewer pictures than are asked for now.
     count = min(SHEET_IMAGES, *(len(some) for some in images.values()))
-    # By sampler and spacing: rows of a sheet are η and columns S, so two of them would fight for one cell.
-    sheets: dict[str, dict[tuple[str, int], Any]] = {}
-    taus = {point.tau for point in images}
-    for point, some in images.items():
-        named = [*sampler_parts(point)] if len({point.sampler for point in images}) > 1 else []
-        name = "-".join(["samples", *named, *([point.tau] if len(taus) > 1 else [])])
-        sheets.setdefault(name, {})[eta_label(point), point.steps] = some[:count]
-    for name, cells in sheets.items():
-        yield name, Sheet(cells), ""
     results = results_of(rows)
+    calls = by_calls(results)
+    places = {point_key(row): (line_label(row, results), cost(row, calls)) for row in results}
+    # By spacing: two of them would fight for one cell.
+    sheets: dict[str, dict[tuple[str, int], Any]] = {}
+    for point, some in images.items():
+        sheets.setdefault(point.tau, {})[places[point_key(point)]] = some[:count]
+    for tau, cells in sheets.items():
+        yield "samples" if len(sheets) == 1 else f"samples-{tau}", Sheet(cells, column="nfe" if calls else "S"), ""
     yield "distance", GridFigure("distance", results, floor), ""
     yield "speed", GridFigure("speed", results), ""
 
