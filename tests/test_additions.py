@@ -28,6 +28,7 @@ from ddim.denoisers.formats.own import describe
 from ddim.denoisers.pretrained import load_denoiser, open_pretrained
 from ddim.diffusion import WEIGHTINGS, NoiseSchedule, loss_weights
 from ddim.errors import UserError
+from ddim.evaluation.kept.checked_file import read_checked
 from ddim.evaluation.settings import STUDIES, evaluation_schema
 from ddim.evaluation.study import Study
 from ddim.export import export
@@ -123,6 +124,11 @@ def test_results_have_the_columns(done):
 def test_another_option_is_another_point(done):
     now = {path.name for path in (done.folder / "evaluation" / "finished").iterdir()}
     assert len(done.finished) == 2 and done.finished < now and len(now) == 4
+    for name in now:
+        depends_on = read_checked(done.folder / "evaluation" / "finished" / name)[1]["depends_on"]
+        assert depends_on["point"]["options"] == [["weight", 0.25 if name in done.finished else 0.75]]
+        # What the names stand for, besides their settings.
+        assert {"sampler_version", "denoiser_version", "alpha_bar"} <= set(depends_on)
 
 
 def test_files_and_terminal_have_the_rows_of_the_study(done):

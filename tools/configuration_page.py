@@ -25,7 +25,8 @@ from ddim.command.config import evaluate_schema
 from ddim.data.build import SOURCES, LoaderConfig
 from ddim.data.options import MEANINGS, Options
 from ddim.denoisers import UNet
-from ddim.diffusion import NoiseSchedule
+from ddim.diffusion import SAMPLERS, NoiseSchedule
+from ddim.diffusion.samplers.etas import ETA_SCHEDULES
 from ddim.training.settings import CallbacksConfig, LossConfig, TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -79,6 +80,26 @@ EXPLAINED = {
     "trainer": "Arguments of Lightning's Trainer; any that is not listed may be given as `trainer.NAME=VALUE`.",
     "logger": "With any but `none`, numbers are also in the `csv` folder of the run.",
 }
+# What samplers have for themselves: type and meaning.
+SAMPLER_OPTIONS = {
+    "eta_schedule": (
+        ", ".join(ETA_SCHEDULES),
+        "what becomes of `eta` over the steps: the same in all; `eta` between 0.2 and 0.8 of the timesteps and 0 "
+        "elsewhere; or SA-Solver's τ instead of η, the same in all.",
+    ),
+    "order": (
+        "1 to 4; 1 to 3 (unipc), 1 or 2 (sde)",
+        "how many predictions of the network a step uses; 1 is ddim, but for unipc with its corrector.",
+    ),
+    "interpolates": ("eps, x0, v", "which prediction is extrapolated over a step."),
+    "variant": ("bh1, bh2", "B(h) of UniPC: h, or exp(h) - 1."),
+    "corrector": ("true, false", "whether each state is corrected with the prediction that is made from it, UniC."),
+    "solver": ("name", "the deterministic sampler that goes down between the restarts."),
+    "t_min": ("number", "the noise level σ/signal that a restart goes down to; the nearest timestep of τ."),
+    "t_max": ("number", "the noise level that it goes up to again."),
+    "restarts": ("whole number", "how often."),
+    "restart_steps": ("whole number of at least 2", "the levels of a restart, both ends counted."),
+}
 SIMPLE = {
     **{int: "whole number", float: "number", bool: "true, false", str: "text", type(None): "null"},
     dict[str, Any]: "names with values",
@@ -121,6 +142,26 @@ def _keys(group: str, train: DictConfig, evaluate: DictConfig) -> Iterator[str]:
     elif group in ("sampler", "evaluation", "optimizer", "logger"):
         schema, cfg = (TrainConfig, train) if group == "optimizer" else (evaluate_schema(), evaluate)
         yield from _nested(_type_of(schema, group), cfg[group], f"{group}.")
+        if group == "sampler":
+            yield "What single samplers have for themselves; of several, each takes those that it has.\n"
+            yield _table(_own_options())
+
+
+def _own_options() -> list[Row]:
+    """The options that samplers have for themselves. Raises KeyError where nothing is said of one."""
+    defaults: dict[str, dict[str, list[str]]] = {}
+    for name, rule in SAMPLERS.items():
+        for option, value in rule.options.items():
+            defaults.setdefault(option, {}).setdefault(_value(value), []).append(name)
+    return [
+        (
+            f"sampler.{option}",
+            SAMPLER_OPTIONS[option][0],
+            ", ".join(f"{value} ({', '.join(names)})" for value, names in values.items()),
+            SAMPLER_OPTIONS[option][1],
+        )
+        for option, values in defaults.items()
+    ]
 
 
 def _nested(schema: type, cfg: DictConfig, prefix: str) -> Iterator[str]:

@@ -147,7 +147,11 @@ def register_sampler(
         own = {key: value for key, value in _defaults(function, skip=4, known=OPTIONS).items() if key not in OPTIONS}
         SAMPLERS[name] = Sampler(function, nfe, own, inverse, source_version(function))
         options = {"steps": [5, 10, 20, 50], "nfe": None, "eta": 0.0, "tau": "${oc.select:dataset.tau,'???'}"}
-        _store("sampler", name, {"name": name, **options, "clip_denoised": False, **own})
+        _store(
+            "sampler",
+            name,
+            {"name": name, **options, "clip_denoised": False, "eps_scale": 1.0, "eps_slope": 0.0, **own},
+        )
         return function
 
     return register

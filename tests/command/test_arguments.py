@@ -20,11 +20,14 @@ from ddim.runs.overrides import SUPPLIED
 
 # Keys whose list is a grid; `GRID_KEYS` says so by a pattern.
 LISTED = (
+    "sampler.name",
     "sampler.steps",
+    "sampler.nfe",
     "sampler.eta",
     "sampler.tau",
     "evaluation.parts",
     "evaluation.metrics",
+    "evaluation.seeds",
     *(f"evaluation.{part}.eta" for part in ("consistency", "trajectory", "diversity")),
     "callbacks.evaluation.steps",
     "callbacks.evaluation.eta",
@@ -81,7 +84,10 @@ def test_every_list_of_numbers_survives(rewrite, key, numbers):
     "argument",
     [
         "sampler=ddim",
-        "sampler=ddim,ddpm",
+        "sampler=[ddim]",
+        "+sampler=ddim,deis",
+        "sampler=[ddim,",
+        "logger=wandb,csv",
         "dataset=digits",
         "~logger",
         "+extra=1",
@@ -110,6 +116,40 @@ def test_every_list_of_numbers_survives(rewrite, key, numbers):
 )
 def test_everything_else_is_left_alone(rewrite, argument):
     assert rewrite([argument]) == [argument]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        ("sampler=ddim,deis", ["ddim", "deis"]),
+        ("sampler=deis,ddim", ["deis", "ddim"]),
+        ("sampler=ddim, deis,unipc", ["ddim", "deis", "unipc"]),
+        ("sampler=[ddim,deis]", ["ddim", "deis"]),
+        ("sampler=[ddim, 'deis']", ["ddim", "deis"]),
+    ],
+)
+def test_several_samplers_are_one_grid_from_a_preset_that_suits_all(rewrite, typed, names):
+    before, group, named, after = rewrite(["seed=1", typed, "sampler.nfe=5,10"])
+    assert (before, group, after) == ("seed=1", "sampler=heun", "sampler.nfe=[5,10]")
+    key, value = parsed(named)
+    assert key == "sampler.name" and [getattr(item, "text", item) for item in value] == names
+
+
+@BOTH
+def test_options_of_a_sampler_may_be_given_where_no_preset_lists_them(rewrite):
+    assert rewrite(["sampler.order=2", "sampler.eps_scale=1.01", "~sampler.order", "+sampler.own=1"]) == [
+        "++sampler.order=2",
+        "sampler.eps_scale=1.01",
+        "~sampler.order",
+        "+sampler.own=1",
+    ]
+
+
+@BOTH
+@pytest.mark.parametrize("typed", ["sampler=ddim,deis", "sampler=[ddim,deis]", "sampler.name=ddim,deis"])
+def test_several_samplers_in_a_multirun_are_hydras(rewrite, typed):
+    assert rewrite([typed, "-m"]) == [typed, "-m"]
 
 
 @BOTH

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddim.data import to_model_space, to_uint8
+from ddim.data import Pixels, to_model_space, to_uint8
 
 ALL_VALUES = torch.arange(256, dtype=torch.uint8)
 
@@ -52,3 +52,11 @@ def test_low_precision_is_widened_before_the_arithmetic() -> None:
 def test_wrong_arguments_are_refused(convert, argument, message) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         convert(argument)
+
+
+def test_pixels_are_a_space_of_images() -> None:
+    space = Pixels((1, 16, 16))
+    images = ALL_VALUES.reshape(1, 1, 16, 16)
+    assert (space.kind, space.shape) == ("images", (1, 16, 16))
+    assert torch.equal(space.to_model(images), to_model_space(images))
+    assert torch.equal(space.to_stored(space.to_model(images) * 2), to_uint8(to_model_space(images) * 2))

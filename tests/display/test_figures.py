@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
@@ -66,6 +68,18 @@ def points(axes: Axes) -> dict[str, list[tuple[float, float]]]:
         if line.get_marker() != "None":
             assert line.get_label() not in found
             found[str(line.get_label())] = data(line)
+    return found
+
+
+def bars(axes: Axes) -> dict[float, tuple[float, float]]:
+    """{x: (lower end, upper end)} of all bars that are drawn."""
+    found: dict[float, tuple[float, float]] = {}
+    for container in axes.containers:
+        assert isinstance(container, ErrorbarContainer)
+        for collection in container.lines[2]:
+            for (x, low), (_, high) in collection.get_segments():
+                assert x not in found
+                found[float(x)] = (float(low), float(high))
     return found
 
 
@@ -197,6 +211,71 @@ def test_a_sampler_stands_in_the_speed_figure_where_its_network_calls_are_and_in
     assert [text.get_text() for text in axes.get_xticklabels()] == ["19", "39"]
     (axes,) = distance_figure(rows).axes
     assert [x for x, _ in data(axes.lines[0])] == [10, 20] and axes.get_xlabel() == "S (sampling steps)"
+
+
+class TestBars:
+    def test_every_point_with_a_deviation_has_a_bar_and_no_other(self) -> None:
+        distances = {5: (4.0, 0.5), 10: (2.0, None), 20: (1.0, 0.25), 50: (0.8, 0.0), 100: (0.7, float("nan"))}
+        rows = [result(steps=s, frechet_distance=d, frechet_distance_sd=sd) for s, (d, sd) in distances.items()]
+        (axes,) = distance_figure(rows).axes
+        assert bars(axes) == {5: pytest.approx((3.5, 4.5)), 20: pytest.approx((0.75, 1.25))}
+        ends = sorted(x for line in axes.lines if line.get_marker() == "_" for x, _ in data(line))
+        assert ends == [5, 5, 20, 20], "the rest has no ends of bars either"
+
+    def test_without_deviations_there_are_none(self) -> None:
+        (axes,) = distance_figure(grid()).axes
+        assert not axes.containers and not bars(axes)
+        (axes,) = speed_figure(grid(frechet_distance_sd=0.1)).axes
+        assert not axes.containers, "time has none"
+
+    def test_a_bar_below_zero_is_cut_there_and_not_above(self) -> None:
+        rows = [result(frechet_distance=1.0, frechet_distance_sd=3.0), result(steps=20, frechet_distance=2.0)]
+        (axes,) = distance_figure(rows).axes
+        assert bars(axes) == {10: pytest.approx((0.1, 4.0))}
+        low, high = axes.get_ylim()
+        assert low < 0.1 and high > 4.0
+
+    def test_a_bar_has_the_colour_of_its_line(self) -> None:
+        rows = [result(eta=eta, steps=s, frechet_distance_sd=0.1) for eta, s in ((0.0, 5), (1.0, 10))]
+        (axes,) = distance_figure(rows).axes
+        lines = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
+        drawn = [container.lines[2][0].get_color()[0] for container in axes.containers]
+        assert [to_rgba(line.get_color()) for line in lines] == [pytest.approx(tuple(colour)) for colour in drawn]
+        assert len(drawn) == 2 and len(legend(axes)) == 2
+
+    def test_no_text_covers_another(self) -> None:
+        rows = [
+            result(sampler=name, steps=n, nfe=n, nfe_limit=n, frechet_distance=d, frechet_distance_sd=d / 2)
+            for name, d in (("ddim", 4.0), ("deis", 0.5), ("unipc", 0.4))
+            for n in (5, 8, 10, 20)
+        ]
+        assert badly_placed_texts(distance_figure(rows, Floor(360, {"frechet_distance": 0.1}))) == []
+
+
+class TestSeveralSamplers:
+    def rows(self) -> list[GridResult]:
+        points = [("ddim", 5, 5, 4.0), ("ddim", 10, 10, 2.0), ("heun", 3, 5, 8.0), ("heun", 5, 9, 3.0)]
+        return [result(sampler=n, steps=s, nfe=nfe, frechet_distance=d) for n, s, nfe, d in points]
+
+    def test_each_is_a_line_against_network_calls(self) -> None:
+        (axes,) = distance_figure(self.rows()).axes
+        assert points(axes) == {"ddim": [(5, 4.0), (10, 2.0)], "heun": [(5, 8.0), (9, 3.0)]}
+        assert axes.get_xlabel() == "nfe (network calls per image)"
+        assert "FD against network calls" in axes.get_title(loc="left")
+        axes.figure.canvas.draw()
+        assert [text.get_text() for text in axes.get_xticklabels()] == ["5", "9", "10"]
+        assert legend(axes) == ["ddim", "heun"], "and no heading that says the same"
+
+    def test_a_line_stands_where_calls_were_made_and_not_where_they_were_asked_for(self) -> None:
+        (axes,) = distance_figure([result(sampler="heun", steps=3, nfe=5, nfe_limit=6)]).axes
+        assert points(axes) == {"η = 0": [(5, 4.0)]} and axes.get_xlabel() == "nfe (network calls per image)"
+
+    def test_options_and_etas_are_lines_of_their_own(self) -> None:
+        rows = [result(), result(eta=1.0), result(sampler="deis"), result(sampler="deis", options=(("order", 2),))]
+        (axes,) = distance_figure(rows).axes
+        assert set(points(axes)) == {"ddim, η = 0", "ddim, η = 1", "deis, η = 0", "deis order2, η = 0"}
+        (axes,) = speed_figure(rows).axes
+        assert len(points(axes)) == 4
 
 
 @pytest.mark.parametrize("draw", [distance_figure, speed_figure])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ddim.display.images import cut_grid, image_grid, sample_sheet
 
@@ -81,6 +81,24 @@ def test_sheet_has_eta_down_and_steps_across() -> None:
         assert dark[y - 15 : y + 15, : left - 30].any()
     top = round(centres["0", 5][0]) - 60
     assert dark[: top // 2].any() and dark[top // 2 : top, left:].any()
+
+
+@pytest.mark.parametrize(("more", "labels"), [({}, ["S = 5", "S = 20"]), ({"column": "nfe"}, ["nfe = 5", "nfe = 20"])])
+def test_a_sheet_says_what_its_columns_and_rows_are(monkeypatch, more: dict[str, str], labels: list[str]) -> None:
+    said: list[str] = []
+    text = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda self, at, what, **how: (said.append(what), text(self, at, what, **how))
+    )
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    sample_sheet(dict.fromkeys([("ddim", 20), ("ddim", 5), ("0.5", 5), ("deis order2", 5)], images), **more)
+    assert [what for what in said if "=" in what and "η" not in what] == labels
+    assert [what for what in said if "=" not in what or "η" in what] == [
+        "Samples from the same latents",
+        "η = 0.5",
+        "ddim",
+        "deis order2",
+    ]
 
 
 def test_sheet_refuses_points_that_do_not_match() -> None:

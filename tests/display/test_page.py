@@ -144,6 +144,61 @@ class TestTables:
         assert best(pivots[0]) == [("B, η = 0", "S = 10")]
         assert "N 1000" in pivots[0].caption and "N 50" in pivots[1].caption
 
+    def test_all_that_cannot_be_told_apart_from_the_lowest_are_marked_with_their_bars(self, tmp_path):
+        values = [("ddim", 5, 5, 1.624, 0.13, False), ("ddim", 10, 10, 0.618, 0.046, True)]
+        values += [("deis", 5, 5, 0.562, 0.04, True), ("deis", 10, 10, 0.61, 0.05, True)]
+        values += [("heun", 3, 5, 0.58, None, True), ("heun", 5, 9, 0.9, 0.1, False)]
+        rows = [
+            row(
+                *(0.0, steps, distance),
+                **{"sampler": name, "nfe": nfe, "nfe_limit": 5 if nfe == 5 else 10},
+                **{"frechet_distance_sd": sd, "as_good": as_good, "frechet_distance_unbiased": 0.0},
+            )
+            for name, steps, nfe, distance, sd, as_good in values
+        ]
+        pivot, long = grid_tables(self.entries(tmp_path, rows))
+        assert pivot.caption.endswith("by sampler (down) and network calls (across)")
+        assert pivot.headers == ["", "nfe ≤ 5", "nfe ≤ 10"]
+        assert texts(pivot) == [
+            ["ddim", "1.62 ± 0.13", "0.618 ± 0.046"],
+            ["deis", "0.562 ± 0.040", "0.610 ± 0.050"],
+            ["heun", "0.5800", "0.90 ± 0.10"],
+        ]
+        assert best(pivot) == [
+            ("ddim", "nfe ≤ 10"),
+            ("deis", "nfe ≤ 5"),
+            ("deis", "nfe ≤ 10"),
+            ("heun", "nfe ≤ 5"),
+        ]
+        assert pivot.note == "Marked: the lowest of its column, or not told apart from it."
+        assert long.headers[:5] == ["", "S", "nfe", "FD", "FD unbiased"]
+        assert [cell.text for cell in long.rows[-1][:5]] == ["heun", "5", "9", "0.90 ± 0.10", "0.000"]
+
+    def test_the_best_of_another_setting_or_evaluation_is_not_as_good_as_the_best_of_all(self, tmp_path):
+        """`as_good` is about the rows of one evaluation that share everything but the sampler."""
+
+        def pair(low, high, **more):
+            return [
+                row(eta, 10, distance, frechet_distance_sd=0.1, as_good=True, **more)
+                for eta, distance in ((0.0, low), (1.0, high))
+            ]
+
+        rows = [*pair(1.0, 1.1), *pair(50.0, 51.0, tau="quadratic")]
+        pivot, _ = grid_tables(self.entries(tmp_path / "tau", rows))
+        assert [label for label, _ in best(pivot)] == ["τ linear, η = 0", "τ linear, η = 1"]
+        pivot, _ = grid_tables(self.entries(tmp_path / "both", pair(50.0, 51.0), pair(1.0, 1.1)))
+        assert [label for label, _ in best(pivot)] == ["B, η = 0", "B, η = 1"]
+
+    def test_evaluations_of_different_samplers_name_them(self, tmp_path):
+        first, second = [row(distance=2.0, nfe=10)], [row(distance=1.0, nfe=19, sampler="heun")]
+        pivot, _ = grid_tables(self.entries(tmp_path, first, second))
+        assert texts(pivot) == [["A, ddim", "2.000", "–"], ["B, heun", "–", "1.000"]]
+        assert pivot.headers == ["", "nfe ≤ 10", "nfe ≤ 19"]
+
+    def test_one_sampler_with_limits_has_eta_down_and_calls_across(self, tmp_path):
+        pivot, _ = grid_tables(self.entries(tmp_path, [row(steps=3, nfe=5, nfe_limit=6, sampler="heun")]))
+        assert pivot.caption.endswith("by η (down) and network calls (across)") and texts(pivot) == [["η = 0", "1.000"]]
+
     def test_the_floor_stands_under_its_own_features_only(self, tmp_path):
         floor = Floor(360, {"frechet_distance": 0.25, "precision": 0.9}, "digits-cnn", "abc")
         rows = [row(precision=0.5), row(features="pixels", reference="def")]
@@ -190,6 +245,17 @@ class TestCharts:
         assert chart.levels == [("floor: 360 real held-out images", 0.25)]
         assert chart.ticks == [5, 20] and chart.x_log and chart.y_log
         assert [(x, y) for x, y, _ in speed.series[0].points] == [(5, 100.0), (20, 100.0)]
+
+    def test_samplers_are_lines_against_network_calls_and_points_say_their_bars(self, tmp_path):
+        rows = [row(0.0, 5, 4.0, frechet_distance_sd=0.5), row(0.0, 3, 2.0, sampler="heun", nfe=5)]
+        ((chart,), (speed,)) = self.charts(tmp_path, rows)
+        assert {line.label: line.points for line in chart.series} == {
+            "ddim": [(5, 4.0, "4.00 ± 0.50")],
+            "heun": [(5, 2.0, "2.000")],
+        }
+        assert (chart.x_name, chart.x_label) == ("nfe", "nfe (network calls per image)")
+        assert chart.title == "digits: FD (digits-cnn) against network calls"
+        assert {line.label for line in speed.series} == {"ddim", "heun"}
 
     def test_values_that_no_log_axis_can_show_get_a_linear_one(self, tmp_path):
         ((chart,), _) = self.charts(tmp_path, [row(steps=5, distance=-0.1), row(steps=10, distance=9.0)])

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddim.display.presenter import Pictures
+from ddim.display import presenter
+from ddim.display.presenter import Pictures, draw
 from ddim.findings.parts import PARTS
-from ddim.findings.telling import Animation, Findings
+from ddim.findings.telling import Animation, Findings, Sheet
 
 
 @pytest.fixture
@@ -52,3 +53,11 @@ class TestAnimation:
                 gif.seek(number)
                 pixel = np.asarray(gif.convert("RGB"))[40, 20].astype(int)
                 assert np.abs(pixel - frames[number][0, :, 0, 0].numpy()).max() <= 12
+
+
+def test_a_sheet_is_drawn_with_the_name_of_its_columns(monkeypatch) -> None:
+    heard = []
+    monkeypatch.setattr(presenter, "sample_sheet", lambda *known: heard.append(known))
+    draw(Sheet({}, "title", column="nfe"))
+    draw(Sheet({}))
+    assert heard == [({}, "title", "nfe"), ({}, None, "S")]

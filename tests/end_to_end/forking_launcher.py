@@ -18,8 +18,7 @@ import traceback
 
 import torch
 
-import ddim.command.evaluate
-import ddim.command.train
+from ddim.command import evaluate, train  # noqa: F401 - what the forks then have
 from ddim.training import checkpoint_io
 from ddim.training.module import DenoisingModule
 

@@ -9,13 +9,13 @@ import torch_fidelity
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ddim.data import build_datamodule
+from ddim.data import Pixels, build_datamodule
 from ddim.denoisers.pretrained import load_denoiser
 from ddim.diffusion import NoiseSchedule, NoiseSource
 from ddim.diffusion.grid import grid_points
+from ddim.evaluation.subject import Sampling, Subject
 from ddim.findings.files import read_results
 from ddim.metrics.inception import WEIGHTS_FILE
-from ddim.training.module import DenoisingModule
 
 
 class Images(Dataset):
@@ -66,9 +66,9 @@ def test_the_tables_distance_is_torch_fidelitys(
     assert row.inception_score_mean is not None and results.floor.num_images == 12
 
     schedule = NoiseSchedule.linear()
-    module = DenoisingModule(load_denoiser(workplace / "run"), schedule, optimizer={})
+    sampling = Sampling(NoiseSource(0), Pixels((3, 16, 16)), 14)
     (point,) = grid_points(schedule, steps=2, etas=0, tau="linear")
-    samples = module.sample_images(point, torch.arange(14), (3, 16, 16), NoiseSource(0))
+    samples = Subject(load_denoiser(workplace / "run"), schedule, sampling).draw(point, torch.arange(14))
     datamodule = build_datamodule(
         {"name": "image_folder", "root": str(workplace / "images"), "resolution": 16},
         batch_size=1,

@@ -32,10 +32,10 @@ def test_a_table_asks_for_what_the_paper_did(name):
     arguments = [f"dataset={table.configuration}", "denoiser=unet_cifar10", "schedule=linear", f"table={name}"]
     if table.configuration.startswith("lsun"):
         arguments.append("dataset.root=somewhere")
-    config = evaluation_config(composed(*arguments))
-    points = config.sampler.points(_schedule())
-    asked = {("sigma_hat" if p.variance != "eta" else str(p.eta), p.steps) for p in points}
-    assert set(table.values) <= asked
+    planned = evaluation_config(composed(*arguments))
+    config, points = planned.config, planned.config.sampler.points(_schedule())
+    assert set(table.values) <= cells_of(points)
+    assert set(table.values) == cells_of(planned.points[config.evaluation.parts[0]])
     assert {point.tau for point in points} == {table.tau or "linear"} and not config.sampler.clip_denoised
     if table.metric == "frechet_distance":
         assert config.evaluation.parts == ["grid"] and config.evaluation.num_samples == FID_SAMPLES
@@ -43,6 +43,10 @@ def test_a_table_asks_for_what_the_paper_did(name):
     else:
         assert config.evaluation.parts == ["reconstruction"] and config.evaluation.reconstruction.num_images is None
     assert config.evaluation.weights == "ema" and config.evaluation.reference_split == "train"
+
+
+def cells_of(points) -> set[tuple[str, int]]:
+    return {("sigma_hat" if p.variance != "eta" else str(p.eta), p.steps) for p in points}
 
 
 def _schedule():

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from ddim.findings.parts import PARTS
 from ddim.tracking.keys import (
     AXES,
     CURVE,
@@ -97,8 +98,10 @@ def runs(tmp_path_factory, cache_dir, tiny_training) -> tuple[Logged, Logged]:
     )
     script("train.py", f"resume={train}", "trainer.max_steps=6")
     script(
-        *("evaluate.py", f"checkpoint={train}", "evaluation=all", "sampler.eta=0,1", "sampler.steps=2,3"),
-        *("evaluation.num_samples=40", "evaluation.consistency.num_images=4", "evaluation.reconstruction.num_images=4"),
+        *("evaluate.py", f"checkpoint={train}", f"evaluation.parts={','.join(PARTS)}", "sampler.eta=0,1"),
+        *("sampler.steps=2,3", "evaluation.num_samples=40", "evaluation.consistency.num_images=4"),
+        *("evaluation.reconstruction.num_images=4", "evaluation.convergence.num_images=4"),
+        *("evaluation.convergence.reference_steps=6", "evaluation.likelihood.num_images=4"),
         *("evaluation.interpolation.lines=1", "logger.mode=offline", f"hydra.run.dir='{evaluate}'"),
     )
     return logged(train), logged(evaluate)
@@ -113,7 +116,7 @@ def keys_of(run: OfflineRun) -> set[str]:
 def test_the_list_of_keys_and_what_is_logged_are_the_same(runs, job):
     run = runs[job == EVALUATE].run
     entries = {key: find(key, job) for key in keys_of(run)}
-    assert not [key for key, entry in entries.items() if entry is None], "logged, but not in ddim.dashboard"
+    assert not [key for key, entry in entries.items() if entry is None], "logged, but not in ddim.tracking.keys"
     listed = {entry.name for entry in all_keys() if entry.job == job and entry.kind != "summary"}
     assert listed - {entry.name for entry in entries.values()} == (ABSENT if job == EVALUATE else set())
 

@@ -142,3 +142,47 @@ def test_something_that_cannot_be_written_leaves_the_old_files(some_rows, tmp_pa
         write_results(tmp_path, some_rows, extra={"model": object()})
     assert read_results(tmp_path).rows == some_rows[:1]
     assert len(os.listdir(tmp_path)) == 2
+
+
+class TestLaterColumns:
+    def rows(self, result) -> list:
+        return [
+            result(
+                nfe_limit=10,
+                seeds=(0, 1, 2),
+                frechet_distance_sd=0.125,
+                frechet_distance_unbiased=4.0,
+                difference=0.0,
+                difference_sd=0.0,
+                as_good=True,
+                kid_mean_sd=0.001,
+                precision_sd=0.01,
+                recall_sd=0.02,
+                inception_score_mean_sd=0.5,
+            ),
+            result(eta=1.0, difference=1.5, difference_sd=0.25, as_good=False),
+            result(eta=0.5),
+        ]
+
+    def test_they_survive_both_files(self, result, tmp_path: Path) -> None:
+        rows = self.rows(result)
+        write_results(tmp_path, rows)
+        assert read_results(tmp_path).rows == rows
+        (tmp_path / "results.json").unlink()
+        assert read_results(tmp_path).rows == rows
+
+    def test_what_deviations_are_made_from_survives_in_json_alone(self, result, tmp_path: Path) -> None:
+        rows = [result(leave_one_out=((4.0, 3.5, float("inf")), (5.0, 4.5, 5.5)), options=(("order", 2),))]
+        write_results(tmp_path, rows)
+        assert read_results(tmp_path).rows == rows
+        assert "leave_one_out" not in (tmp_path / "results.csv").read_text("utf-8")
+        (tmp_path / "results.json").unlink()
+        assert read_results(tmp_path).rows[0].leave_one_out is None
+
+    def test_the_csv_is_plain(self, result, tmp_path: Path) -> None:
+        write_results(tmp_path, self.rows(result))
+        with open(tmp_path / "results.csv", encoding="utf-8", newline="") as stream:
+            first, second, third = csv.DictReader(stream)
+        assert (first["seeds"], first["as_good"], first["nfe_limit"]) == ("0 1 2", "true", "10")
+        assert (second["as_good"], second["difference"], second["seeds"]) == ("false", "1.5", "")
+        assert {third[name] for name in ("seeds", "as_good", "difference", "frechet_distance_sd")} == {""}

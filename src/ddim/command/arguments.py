@@ -27,6 +27,10 @@ from ddim.runs.plugins import load_plugins
 GRID_KEYS = re.compile(
     r"sampler\.(name|steps|nfe|eta|tau)|evaluation\.(parts|metrics|seeds)|evaluation\.\w+\.eta|callbacks\.evaluation\.(steps|eta)"
 )
+# Options that a sampler has for itself; of several, no preset lists those of all.
+OWN_OPTION = re.compile(r"sampler\.(?!(name|steps|nfe|eta|tau|clip_denoised|eps_scale|eps_slope)$)\w+")
+# The preset that several samplers in one grid begin from.
+COMMON_SAMPLER = "heun"
 # Groups that take keys no file in conf/ lists: any argument of Lightning's Trainer (checked by name later), and in
 # evaluate.py what the checkpoint supplies.
 TRAINER = ("trainer",)
@@ -210,8 +214,8 @@ def _additions(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
     rewritten = []
     for argument in arguments:
         key = _key(argument) or ""
-        adds = any(key.startswith(f"{group}.") for group in groups) and not argument.startswith(("+", "~"))
-        rewritten.append(f"++{argument}" if adds else argument)
+        adds = any(key.startswith(f"{group}.") for group in groups) or OWN_OPTION.fullmatch(key)
+        rewritten.append(f"++{argument}" if adds and not argument.startswith(("+", "~")) else argument)
     return rewritten
 
 
@@ -219,7 +223,23 @@ def _grids_as_lists(arguments: Sequence[str]) -> list[str]:
     """`sampler.steps=10,20,50` -> `sampler.steps=[10,20,50]`, unless this is a multirun, whose sweeps these are."""
     if _is_multirun(arguments):
         return list(arguments)
-    return [_as_list(argument) if GRID_KEYS.fullmatch(_key(argument) or "") else argument for argument in arguments]
+    several = [part for argument in arguments for part in _several_samplers(argument)]
+    return [_as_list(argument) if GRID_KEYS.fullmatch(_key(argument) or "") else argument for argument in several]
+
+
+def _several_samplers(argument: str) -> list[str]:
+    """`sampler=ddim,deis` -> `sampler=heun sampler.name=[ddim,deis]`: one grid of them; anything else as it is.
+
+    Hydra refuses the one way to write it, and of `sampler=[ddim,deis]` takes the last. What they have in common is that
+    of a deterministic preset without options of its own, which another sampler would take for its own or not have.
+    """
+    name, _, values = argument.partition("=")
+    override = _parse(argument) if name == "sampler" else None
+    value = None if override is None else override.value()
+    listed = isinstance(value, list) and len(value) > 1
+    if override is None or not (listed or override.is_choice_sweep()):
+        return [argument]
+    return [f"sampler={COMMON_SAMPLER}", f"sampler.name={values if listed else f'[{values}]'}"]
 
 
 def _as_list(argument: str) -> str:

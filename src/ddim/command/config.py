@@ -23,9 +23,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ddim.diffusion import NoiseSchedule
+from ddim.diffusion import SPACINGS, NoiseSchedule
 from ddim.diffusion.grid import GridPoint, SamplerConfig
 from ddim.diffusion.schedule import build_schedule
+from ddim.diffusion.selection import SEARCHED
 from ddim.errors import UserError, at_least, one_of
 from ddim.evaluation.settings import GeneralSettings, evaluation_schema, plan
 from ddim.findings.paper import TABLES, PaperTable
@@ -77,7 +78,12 @@ def training_config(cfg: DictConfig) -> TrainConfig:
     _check_trainer(config.trainer)
     schedule = build_schedule(config.schedule)
     # Both are read only after hours of training otherwise.
-    config.sampler.points(schedule)
+    for point in config.sampler.points(schedule):
+        if point.tau in SEARCHED:
+            raise UserError(
+                f"sampler.tau={point.tau} is searched with a trained network, which evaluate.py does; the pictures of "
+                f"training take one of {', '.join(SPACINGS)} or a list of timesteps."
+            )
     if config.callbacks.sample_grid.enabled:
         sample_grid_point(config, schedule)
     if config.callbacks.evaluation.enabled:

@@ -29,10 +29,13 @@ from ddim.display.presenter import Pictures
 from ddim.display.progress import GridProgress, track
 from ddim.display.terminal import Terminal
 from ddim.errors import UserError
-from ddim.evaluation.build import build_studies, sampling, sampling_batch
+from ddim.evaluation.build import build_studies, sampling, sampling_batch, studies_at
 from ddim.evaluation.kept.finished import Kept
 from ddim.evaluation.kept.hashes import tensors_sha256
 from ddim.evaluation.running import Running
+from ddim.evaluation.searching import Search, any_searched
+from ddim.evaluation.study import Material, Study
+from ddim.evaluation.subject import Subject
 from ddim.findings.files import Files
 from ddim.findings.paper import PaperTable
 from ddim.findings.paper.comparison import compare, render_comparison, write_comparison
@@ -182,6 +185,7 @@ def _running(
     }
     if material.measure is not None:
         context["reference"] = material.measure.reference.provenance
+    search = Search(network, images, Path(config.cache_dir))
     pictures = Pictures(directory)
     running = Running(
         studies,
@@ -191,8 +195,21 @@ def _running(
         [Files(directory), pictures, Tracked(trainer, pictures)],
         partial(GridProgress, enabled=show_progress and trainer.is_global_zero),
         context,
+        partial(_searched, evaluation, material, search) if any_searched(evaluation.points) else None,
     )
     return running, pictures
+
+
+def _searched(evaluation: Evaluation, material: Material, search: Search, subject: Subject) -> list[Study]:
+    """The studies at the timesteps that a search has found, in place of those that stood in for them."""
+    points = search.searched(evaluation.points, subject)
+    # What there was to say of their settings was said when they were first made.
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        return studies_at(evaluation.config.evaluation, points, material)
+    finally:
+        logging.disable(before)
 
 
 def _say(running: Running, pictures: Pictures, table: PaperTable | None, trainer: pl.Trainer, directory: Path) -> None:

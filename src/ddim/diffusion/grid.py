@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ddim.diffusion.samplers.base import Denoiser
+from ddim.diffusion.samplers.scaling import scale_eps
 from ddim.diffusion.samplers.table import SAMPLERS
 from ddim.diffusion.schedule import NoiseSchedule
-from ddim.diffusion.tau import SPACINGS, explicit_timesteps, select_timesteps
+from ddim.diffusion.selection import as_list, selections, within
 from ddim.errors import UserError
 
 NAMED_VARIANCES = ("sigma_hat", "sigma_hat_official")
+# Options of every sampler, which change the denoiser and not the rule, with their defaults.
+EPS_SCALING = {"eps_scale": 1.0, "eps_slope": 0.0}
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,11 @@ class GridPoint:
         steps: S as it was asked for; the official quadratic rule repeats timesteps, so fewer may be distinct.
         eta: η in [0, 1]; 1 for the σ̂ variants, whose mean it is.
         variance: "eta", "sigma_hat" or "sigma_hat_official" (see `ddim.diffusion.sample`).
-        tau: "linear", "quadratic" or "explicit".
+        tau: "explicit", or how the timesteps were spaced; "gits" and "elbo" are searched with the network.
         timesteps: the increasing sub-sequence that is sampled; of ddim its length is the number of network calls.
         clip_denoised: whether the predicted x_0 is clipped to [-1, 1].
         sampler: the rule, one of `ddim.diffusion.SAMPLERS`.
-        options: (name, value) of the rule's own options, by name, where they are not its defaults.
+        options: (name, value) of the rule's own options and of EPS_SCALING, by name, where they are not its defaults.
         nfe: how often the network runs for an image.
         nfe_limit: how often it may, where that is what was asked for.
     """
@@ -47,6 +51,19 @@ class GridPoint:
 
     def timesteps_tensor(self) -> Tensor:
         return torch.tensor(self.timesteps, dtype=torch.long)
+
+    @property
+    def own_options(self) -> dict[str, Any]:
+        """Those of the rule."""
+        return _own(self.sampler, dict(self.options))
+
+    def scaled(self, denoiser: Denoiser) -> Denoiser:
+        """The denoiser with its eps scaled as `options` say; the one given where they say nothing."""
+        own = self.own_options
+        scaling = {**EPS_SCALING, **{name: value for name, value in self.options if name not in own}}
+        if scaling == EPS_SCALING:
+            return denoiser
+        return scale_eps(denoiser, scaling["eps_scale"], scaling["eps_slope"], timesteps=self.timesteps)
 
 
 def grid_points(
@@ -70,32 +87,33 @@ def grid_points(
         tau: a spacing's name, several of them, or one explicit increasing list of timesteps.
         prefix: where these values stand in the configuration, for the error messages.
         sampler: the rule, one of `ddim.diffusion.SAMPLERS`.
-        options: the rule's own options, where they are not its defaults.
+        options: the rule's own options and those of EPS_SCALING, where they are not its defaults.
         nfe: instead of `steps`, the number of network calls that there may be, or a list of them: S is the largest
             that keeps to it.
 
     Raises:
         UserError: naming the first value that is wrong.
     """
-    variances = [_parse_eta(eta, f"{prefix}.eta") for eta in _as_list(etas, f"{prefix}.eta")]
+    variances = [_parse_eta(eta, f"{prefix}.eta") for eta in as_list(etas, f"{prefix}.eta")]
     _check_sampler(sampler, variances, clip_denoised, prefix)
     own = _options(sampler, options or {})
-    selections = (
-        [(*selection, None) for selection in _selections(schedule, steps, tau, prefix)]
+    chosen = (
+        [(*selection, None) for selection in selections(schedule, steps, tau, prefix)]
         if nfe is None
-        else _within(schedule, nfe, tau, sampler, own, prefix)
+        else within(schedule, nfe, tau, sampler, _own(sampler, dict(own)), prefix)
     )
     points = [
         GridPoint(
             *(count, eta, variance, name, timesteps, clip_denoised, sampler, own),
-            nfe=_calls(sampler, schedule, timesteps, eta, dict(own)),
+            nfe=network_calls(sampler, schedule, timesteps, eta, _own(sampler, dict(own))),
             nfe_limit=limit,
         )
         for eta, variance in variances
-        for count, name, timesteps, limit in selections
+        for count, name, timesteps, limit in chosen
     ]
     if len(set(points)) != len(points):
-        raise UserError(f"{prefix}.steps={steps} with {prefix}.eta={etas} names a grid point twice.")
+        sizes = f"{prefix}.steps={steps}" if nfe is None else f"{prefix}.nfe={nfe}"
+        raise UserError(f"{sizes} with {prefix}.eta={etas} names a grid point twice.")
     return points
 
 
@@ -114,18 +132,30 @@ def _check_sampler(name: str, variances: Sequence[tuple[float, str]], clip_denoi
 
 def _options(sampler: str, given: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     """The rule's own options as a point holds them. Raises `UserError` for one that it does not have."""
-    known = SAMPLERS[sampler].options
+    of_rule = SAMPLERS[sampler].options
+    known = {**EPS_SCALING, **of_rule}
     for name, value in given.items():
         if name not in known:
-            has = f"its own are {', '.join(known)}" if known else "it has none of its own"
+            has = f"its own are {', '.join(of_rule)}" if of_rule else "it has none of its own"
             raise UserError(f"sampler.{name}={value} is no option of sampler.name={sampler}; {has}.")
+    scaling = {**EPS_SCALING, **{name: value for name, value in given.items() if name not in of_rule}}
+    try:
+        scale_eps(lambda x, t: x, scaling["eps_scale"], scaling["eps_slope"])
+    except ValueError as error:
+        stated = ", ".join(f"sampler.{name}={value}" for name, value in scaling.items())
+        raise UserError(f"{stated} cannot be used: {error}.") from error
     return tuple((name, _hashable(given[name])) for name in sorted(given) if given[name] != known[name])
 
 
-def _calls(
+def _own(sampler: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a point's options those of its rule, which may have one that is called like one of EPS_SCALING."""
+    return {name: value for name, value in options.items() if name in SAMPLERS[sampler].options}
+
+
+def network_calls(
     sampler: str, schedule: NoiseSchedule, timesteps: tuple[int, ...], eta: float, options: Mapping[str, Any]
 ) -> int:
-    """How often the network runs. Raises `UserError` where the rule refuses its options."""
+    """How often the network runs, with the rule's own options. Raises `UserError` where it refuses them."""
     rule = SAMPLERS[sampler]
     try:
         calls = rule.calls(schedule, timesteps, **options)
@@ -147,77 +177,12 @@ def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
 
 
-def _selections(schedule: NoiseSchedule, steps: Any, tau: Any, prefix: str) -> list[tuple[int, str, tuple[int, ...]]]:
-    if isinstance(tau, Sequence) and not isinstance(tau, str) and tau and all(isinstance(name, str) for name in tau):
-        return [selection for name in tau for selection in _selections(schedule, steps, name, prefix)]
-    if not isinstance(tau, str | Sequence):
-        raise UserError(f"{prefix}.tau={tau} must be one of {', '.join(SPACINGS)} or a list of timesteps.")
-    if not isinstance(tau, str):
-        try:
-            chosen = explicit_timesteps(schedule.num_timesteps, list(tau))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{prefix}.tau={tau} is not usable: {error}") from error
-        return [(len(chosen), "explicit", tuple(chosen.tolist()))]
-    if tau not in SPACINGS:
-        raise UserError(f"{prefix}.tau={tau} is not known; choose one of {', '.join(SPACINGS)} or a list of timesteps.")
-    selections = []
-    for count in _as_list(steps, f"{prefix}.steps"):
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= schedule.num_timesteps:
-            raise UserError(
-                f"{prefix}.steps={count} must be a whole number from 1 to {schedule.num_timesteps}, "
-                "the timesteps of the schedule."
-            )
-        chosen = select_timesteps(schedule.num_timesteps, count, tau, schedule=schedule)
-        selections.append((count, tau, tuple(chosen.tolist())))
-    return selections
-
-
-def _within(
-    schedule: NoiseSchedule, nfe: Any, tau: Any, sampler: str, options: tuple[tuple[str, Any], ...], prefix: str
-) -> list[tuple[int, str, tuple[int, ...], int]]:
-    """For each limit of network calls the largest S that keeps to it, with its timesteps."""
-    found = []
-    spacings: list[Any] = [tau] if isinstance(tau, str) else list(tau) if isinstance(tau, Sequence) else [tau]
-    if not all(isinstance(name, str) for name in spacings):
-        raise UserError(f"{prefix}.nfe={nfe} chooses S, and {prefix}.tau={tau} does as well; take a spacing's name.")
-    for spacing in spacings:
-        for limit in _as_list(nfe, f"{prefix}.nfe"):
-            if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-                raise UserError(f"{prefix}.nfe={limit} must be a whole number of at least 1.")
-            found.append((*_largest(schedule, limit, spacing, sampler, dict(options), prefix), limit))
-    return found
-
-
-def _largest(
-    schedule: NoiseSchedule, limit: int, spacing: str, sampler: str, options: Mapping[str, Any], prefix: str
-) -> tuple[int, str, tuple[int, ...]]:
-    calls, rule = 0, SAMPLERS[sampler]
-    for steps in range(min(limit, schedule.num_timesteps), 0, -1):
-        (selection,) = _selections(schedule, steps, spacing, prefix)
-        try:
-            calls = rule.calls(schedule, selection[2], **options)
-        except ValueError:
-            # Too few timesteps for the rule to run at all.
-            continue
-        if calls <= limit:
-            return selection
-    fewest = f"; its fewest are {calls}" if calls else ""
-    raise UserError(f"{prefix}.nfe={limit} network calls are too few for sampler.name={sampler}{fewest}.")
-
-
 def _parse_eta(eta: Any, key: str) -> tuple[float, str]:
     if eta in NAMED_VARIANCES:
         return 1.0, eta
     if isinstance(eta, bool) or not isinstance(eta, int | float) or not 0 <= eta <= 1:
         raise UserError(f"{key}={eta} must be a number from 0 to 1, {' or '.join(NAMED_VARIANCES)}.")
     return float(eta), "eta"
-
-
-def _as_list(value: Any, key: str) -> list[Any]:
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    if not values:
-        raise UserError(f"{key}=[] is empty; give at least one value.")
-    return values
 
 
 @dataclass
@@ -228,13 +193,16 @@ class SamplerConfig:
         steps (whole number, or a list): S, the length of τ.
         eta (0 ... 1, sigma_hat, sigma_hat_official; or a list): η of eq. 16; sigma_hat is the paper's larger variance,
             sigma_hat_official as the official code samples it (x_0 clipped, no noise in the last step).
-        tau (linear, quadratic, several of them, or a list of timesteps): how the S timesteps are chosen.
+        tau (linear, quadratic, trailing, logsnr, karras, gits, elbo, several of them, or a list of timesteps): how the
+            S timesteps are chosen; gits and elbo are searched with the trained network, once per checkpoint.
         clip_denoised: clip the predicted x_0 to [-1, 1] in every step.
         name (name, or a list): the rule, one of SAMPLERS, several of which are compared in one grid: ddim, which with η
             is the paper's whole family, a solver of higher order, or one of your own (docs/extending.md).
         nfe (whole number, or a list): instead of `steps`, the network calls that there may be; S is then the largest
             that keeps to it, so that samplers are compared at equal cost.
         options: the rule's own options; each may also be given as `sampler.NAME`.
+        eps_scale: the predicted noise is divided by this, 1.005 to 1.02 against the exposure bias of few steps.
+        eps_slope: grows that divisor by so much with every step from the last one up.
     """
 
     steps: Any = field(default_factory=lambda: [5, 10, 20, 50])
@@ -244,11 +212,13 @@ class SamplerConfig:
     name: Any = "ddim"
     options: dict[str, Any] = field(default_factory=dict)
     nfe: Any = None
+    eps_scale: float = EPS_SCALING["eps_scale"]
+    eps_slope: float = EPS_SCALING["eps_slope"]
 
     @property
     def names(self) -> list[str]:
         """The rules that are compared. Raises `UserError` for one that is not known, or named twice."""
-        names = _as_list(self.name, "sampler.name")
+        names = as_list(self.name, "sampler.name")
         for name in names:
             if not isinstance(name, str) or name not in SAMPLERS:
                 raise UserError(f"sampler.name={name} is not known; choose one of {', '.join(SAMPLERS)}.")
@@ -258,11 +228,15 @@ class SamplerConfig:
 
     @classmethod
     def with_options(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The group's values with those that a sampler of this name has for itself gathered under `options`."""
+        """The group's values with those that a sampler has for itself gathered under `options`.
+
+        One that only samplers of other names have is among them: `points` says whose it is not.
+        """
         names, given = values.get("name"), values.get("options") or {}
         listed = names if isinstance(names, list | tuple) else [names]
         known = [SAMPLERS[name] for name in listed if isinstance(name, str) and name in SAMPLERS]
-        own = {option for rule in known for option in rule.options}
+        own = {option for rule in SAMPLERS.values() for option in rule.options} - {item.name for item in fields(cls)}
+        own |= {option for rule in known for option in rule.options}
         mine = {name: value for name, value in values.items() if name in own}
         rest = {name: value for name, value in values.items() if name not in own}
         # What is no mapping is for the schema to refuse.
@@ -271,12 +245,18 @@ class SamplerConfig:
     def points(self, schedule: NoiseSchedule, prefix: str = "sampler") -> list[GridPoint]:
         """All points, sampler by sampler. Raises `UserError` naming the first value that is wrong."""
         names = self.names
+        owned = {option for name in names for option in SAMPLERS[name].options}
+        for option, value in self.options.items():
+            if len(names) > 1 and option not in owned:
+                raise UserError(f"sampler.{option}={value} is no option of any sampler in sampler.name={names}.")
         found = []
         for name in names:
             # Of several samplers an option goes to those that have it.
             own = {
                 key: value for key, value in self.options.items() if len(names) == 1 or key in SAMPLERS[name].options
             }
+            scaling = {"eps_scale": self.eps_scale, "eps_slope": self.eps_slope}
+            scaling = {key: value for key, value in scaling.items() if key not in SAMPLERS[name].options}
             found += grid_points(
                 schedule,
                 steps=self.steps,
@@ -285,7 +265,7 @@ class SamplerConfig:
                 clip_denoised=self.clip_denoised,
                 prefix=prefix,
                 sampler=name,
-                options=own,
+                options={**scaling, **own},
                 nfe=self.nfe,
             )
         return found

@@ -1,4 +1,4 @@
-"""Plots of the parts of an evaluation that are not the grid: some quantity against S, one line per setting."""
+"""Plots of the parts of an evaluation that are not the grid: a quantity against S or calls, one line per setting."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
                 markeredgecolor="white",
                 label=label.replace("σ̂", r"$\hat{\sigma}$"),
             )
-    label_axes(axes, panel.ylabel)
+    label_axes(axes, panel.ylabel, panel.xlabel)
     if not drawn:
         axes.text(0.5, 0.5, "nothing that these axes can show", transform=axes.transAxes, ha="center", fontsize=12)
         return

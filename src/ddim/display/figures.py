@@ -33,7 +33,7 @@ _X_LABELS = {"steps": "S (sampling steps)", "nfe": "nfe (network calls per image
 def distance_figure(rows: Sequence[GridResult], floor: Floor | None = None) -> Figure:
     """Fréchet distance against S, log-log: a panel per kind of features, a line per eta or sampler, and provenance.
 
-    Samplers are compared at their network calls. Bars are one standard deviation.
+    Samplers are compared at their network calls. Bars are one standard deviation up and down.
     Distances that are absent or not positive cannot be drawn on a log axis and are left out. ValueError without rows.
     """
     all_features = list(dict.fromkeys(row.features for row in rows))
@@ -108,9 +108,9 @@ def _draw_lines(
     headings = ["\n".join(short[item] for item in differs.items()) for differs, _ in groups]
     for variant, (_, members) in enumerate(groups):
         for label in labels:
-            of_line = [row for row in members if line_label(row, rows) == label]
-            found = {getattr(row, x): value(row) for row in of_line}
-            deviations[label, variant] = {getattr(row, x): row.frechet_distance_sd or 0.0 for row in of_line}
+            alike = [row for row in members if line_label(row, rows) == label]
+            found = {getattr(row, x): value(row) for row in alike}
+            deviations[label, variant] = {getattr(row, x): row.frechet_distance_sd or 0.0 for row in alike}
             points = sorted((s, v) for s, v in found.items() if v is not None and math.isfinite(v) and v > 0)
             if points:
                 lines.append((label, variant, points))
@@ -130,11 +130,14 @@ def _draw_lines(
             markeredgecolor="white",
             label=eta_title(label).replace("σ̂", r"$\hat{\sigma}$"),
         )
-        if bars and any(deviations[label, variant].values()):
-            sd = [min(deviations[label, variant][place], 0.9 * y) for place, y in points]
+        of_line = deviations[label, variant]
+        known = [(place, y, of_line[place]) for place, y in points if 0 < of_line[place] < math.inf]
+        if bars and known:
+            places, heights, up = zip(*known, strict=True)
+            # A log axis has no place for what lies below zero.
+            down = [min(sd, 0.9 * y) for _, y, sd in known]
             colour = COLOURS[labels.index(label) % len(COLOURS)]
-            places, heights = zip(*points, strict=True)
-            axes.errorbar(places, heights, yerr=sd, fmt="none", ecolor=colour, elinewidth=1.2, capsize=3)
+            axes.errorbar(places, heights, yerr=[down, up], fmt="none", ecolor=colour, elinewidth=1.2, capsize=3)
     if not lines:
         axes.text(0.5, 0.5, "nothing that a log axis can show", transform=axes.transAxes, ha="center", fontsize=14)
     return handles

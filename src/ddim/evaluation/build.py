@@ -63,8 +63,14 @@ def build_studies(
         measure,
         held_out,
     )
-    studies = [STUDIES[name].of(getattr(evaluation, name, None), where, material) for name, where in points.items()]
-    return studies, material
+    return studies_at(evaluation, points, material), material
+
+
+def studies_at(
+    evaluation: GeneralSettings, points: Mapping[str, Sequence[GridPoint]], material: Material
+) -> list[Study]:
+    """One study per part at these points. Raises `UserError` where there are fewer images than a study wants."""
+    return [STUDIES[name].of(getattr(evaluation, name, None), where, material) for name, where in points.items()]
 
 
 def sampling_batch(batch_size: int | None, resolution: int, device: torch.device) -> int:

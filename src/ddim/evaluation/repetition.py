@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
@@ -28,11 +30,12 @@ def repeated(parts: Mapping[int, Finished]) -> Finished:
     for name in (*MEASURED, "frechet_distance_unbiased", "kid_std", "inception_score_std"):
         changed[name] = _mean([row.value(name) for row in members])
     for column in MEASURED.values():
-        values = [value for row in members if (value := row.value(column.name)) is not None]
-        changed[column.sd] = over_seeds(values).sd if len(values) == len(members) else None
-    own = [name for name, _ in first.other_metrics or ()]
-    changed["other_metrics"] = tuple((name, fmean(row.value(name) or 0.0 for row in members)) for name in own) or None
-    changed["leave_one_out"] = tuple(numbers for row in members for numbers in row.leave_one_out or ()) or None
+        changed[column.sd] = _sd([row.value(column.name) for row in members])
+    own = {name: _mean([row.value(name) for row in members]) for name, _ in first.other_metrics or ()}
+    changed["other_metrics"] = tuple((name, mean) for name, mean in own.items() if mean is not None) or None
+    # Those of some seeds alone would be paired with other seeds of another point.
+    kept = [row.leave_one_out for row in members if row.leave_one_out is not None]
+    changed["leave_one_out"] = tuple(chain.from_iterable(kept)) if len(kept) == len(members) else None
     changed["seconds"] = fmean(row.seconds for row in members)
     changed["images_per_second"] = first.num_samples / changed["seconds"]
     return Finished(GridResult(**{**vars(first), **changed}).as_record(), parts[min(parts)].images)
@@ -41,6 +44,12 @@ def repeated(parts: Mapping[int, Finished]) -> Finished:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if len(known) == len(values) else None
+
+
+def _sd(values: Sequence[float | None]) -> float | None:
+    """Over the seeds; None where one of them has no finite number."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return over_seeds(known).sd if len(known) == len(values) else None
 
 
 def compared(rows: Mapping[GridPoint, Mapping[str, Any]]) -> dict[GridPoint, dict[str, Any]]:
@@ -63,7 +72,9 @@ def compared(rows: Mapping[GridPoint, Mapping[str, Any]]) -> dict[GridPoint, dic
             continue
         if not measured[0]:
             continue
-        result = compare(measured, better="min", multiple=simultaneous_multiple(len(members)))
+        # Every seed adds as many degrees of freedom as it has blocks but one.
+        blocks = 1 + sum(len(one.leave_one_out) - 1 for one in measured[0])
+        result = compare(measured, better="min", multiple=simultaneous_multiple(len(members), blocks))
         for point, gap, as_good in zip(members, result.differences, result.as_good, strict=True):
             found[point] |= {"difference": gap.value, "difference_sd": gap.sd, "as_good": as_good}
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -24,6 +24,8 @@ class Running(pl.Callback):
         audiences: who is told on the first process.
         progress: makes the bar of a study.
         context: goes beside the rows of every part.
+        completed: the studies again, with what had to be found with the network before they could start; None where
+            nothing had to.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Running(pl.Callback):
         audiences: Sequence[Audience],
         progress: Progress,
         context: Mapping[str, Any],
+        completed: Callable[[Subject], Sequence[Study]] | None = None,
     ) -> None:
         self.studies = list(studies)
         self.sampling = sampling
@@ -43,10 +46,13 @@ class Running(pl.Callback):
         self.audiences = list(audiences)
         self.progress = progress
         self.context = dict(context)
+        self.completed = completed
         self.findings: list[Findings] = []
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         subject = Subject.of(trainer, pl_module, self.sampling, self.identity)
+        if self.completed is not None:
+            self.studies = list(self.completed(subject))
         for study in self.studies:
             say = Findings(PARTS[study.name], self.audiences if subject.first else (), self.context)
             self.findings.append(say)

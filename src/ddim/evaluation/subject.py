@@ -140,7 +140,11 @@ class Subject:
         rule = SAMPLERS[point.sampler]
         with self.arithmetic():
             return rule.encode(
-                self.denoiser, x_0.to(self.device), self.schedule, point.timesteps_tensor(), **dict(point.options)
+                point.scaled(self.denoiser),
+                x_0.to(self.device),
+                self.schedule,
+                point.timesteps_tensor(),
+                **point.own_options,
             )
 
     def columns(self, point: GridPoint) -> dict[str, Any]:
@@ -195,7 +199,7 @@ class Subject:
         with self.arithmetic():
             try:
                 x_0 = SAMPLERS[point.sampler].run(
-                    denoiser,
+                    point.scaled(denoiser),
                     x_T,
                     self.schedule,
                     point.timesteps_tensor(),
@@ -204,7 +208,7 @@ class Subject:
                     clip_denoised=point.clip_denoised,
                     noise=_no_noise if noise is None else noise,
                     on_step=on_step,
-                    **dict(point.options),
+                    **point.own_options,
                 )
             except ValueError as error:
                 if SAMPLERS[point.sampler].version is None:

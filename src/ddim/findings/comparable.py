@@ -29,7 +29,7 @@ def provenance(row: GridResult) -> dict[str, str]:
         "features": row.features,
         "resize": row.resize,
         "N": row.num_samples,
-        "seed": row.seed,
+        "seed": row.seed if not row.seeds else f"mean over {' '.join(map(str, row.seeds))}",
         "reference": row.reference,
         "preprocessing": row.preprocessing,
     }

@@ -35,7 +35,7 @@ def render_table(rows: Sequence[GridResult], floor: Floor | None, words: Words) 
 def _pivot(words: Words, rows: Sequence[GridResult]) -> None:
     calls = by_calls(rows)
     cells = {(line_label(row, rows), cost(row, calls)): row for row in rows}
-    down, across = ("sampler", "network calls") if calls else ("η", "S")
+    down, across = "sampler" if _several(rows) else "η", "network calls" if calls else "S"
     words.say(f"{distance_name(rows[0].features)} by {down} (down) and {across} (across)", "bold")
     labels = sorted({label for label, _ in cells}, key=eta_order)
     costs = sorted({place for _, place in cells})
@@ -58,6 +58,11 @@ def _pivot(words: Words, rows: Sequence[GridResult]) -> None:
     together = " or not told apart from it" if any(row.as_good is not None for row in rows) else ""
     marks = [f"* lowest of its column{together}"] * (len(labels) > 1) + ["+ lowest of its row"] * (len(costs) > 1)
     words.say(", ".join(marks) + ("\n" if marks else ""))
+
+
+def _several(rows: Sequence[GridResult]) -> bool:
+    """Whether lines are samplers and not η alone."""
+    return len({tuple(sampler_parts(row)) for row in rows}) > 1
 
 
 def _best(rows: Sequence[GridResult]) -> list[GridResult]:
@@ -84,7 +89,7 @@ def _long(words: Words, rows: Sequence[GridResult]) -> None:
         lines.append([*texts, significant(row.seconds, 3), significant(row.images_per_second, 3)])
     name = distance_name(rows[0].features).split()[0]
     headings = [f"{name} unbiased"] * unbiased + [column.heading for column in shown]
-    label = "sampler" if len({tuple(sampler_parts(row)) for row in rows}) > 1 else "η"
+    label = "sampler" if _several(rows) else "η"
     words.table(["S", "nfe", label, "τ", name, *headings, "seconds", "images/s"], lines)
     words.say()
 
@@ -107,8 +112,6 @@ def _floor_line(floor: Floor, rows: Sequence[GridResult]) -> str:
 def _provenance_line(rows: Sequence[GridResult]) -> str:
     row = rows[0]
     stated = provenance(row) | {"sampler": ", ".join(dict.fromkeys(provenance(row)["sampler"] for row in rows))}
-    if any(row.seeds for row in rows):
-        stated["seed"] = "mean over " + " ".join(map(str, row.seeds or ()))
     parts = [f"{name} {value}" for name, value in stated.items() if value != "unknown"]
     source = [row.reference_source, None if row.reference_images is None else f"{row.reference_images} images"]
     known = ", ".join(text for text in source if text)

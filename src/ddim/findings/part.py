@@ -123,7 +123,7 @@ def panel(line: Line, curves: Mapping[str, Rows]) -> Panel:
         first = next(iter(curves.values()))[0]
         value, text = line.level
         level = (first[value] if isinstance(value, str) else value, text)
-    return Panel(line.panel, drawn, log=line.y_log is not False, level=level)
+    return Panel(line.panel, drawn, log=line.y_log is not False, level=level, xlabel=line.x[2])
 
 
 def by_curve(rows: Rows) -> dict[str, list[Row]]:

@@ -49,7 +49,8 @@ class Panel:
 
     Attributes:
         ylabel: what is drawn.
-        lines: label -> (S, value) pairs; values that are None, not finite or, on a log axis, not positive are left out.
+        lines: label -> (S, value) pairs, or with another `xlabel` (place, value); values that are None, not finite or,
+            on a log axis, not positive are left out.
         log: whether the values have a log axis; without one it begins at 0.
         level: a value that is drawn as a dashed horizontal line, and what it is.
     """
@@ -58,6 +59,7 @@ class Panel:
     lines: Mapping[str, Sequence[tuple[int, float | None]]]
     log: bool = True
     level: tuple[float, str] | None = None
+    xlabel: str = "S (sampling steps)"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def exit_with_sentence(task: Callable[[], Any]) -> Any:
     """Run `task`; what ends it early becomes one sentence on stderr and an exit status.
 
     A `UserError`: status 2 (HYDRA_FULL_ERROR=1: a traceback). A signal: 128 + its number. In a job of a sweep a
-    `UserError` stays an exception: `ddim.hydra_callbacks` says it and lets the other jobs go on.
+    `UserError` stays an exception: `ddim.command.hydra_callbacks` says it and lets the other jobs go on.
     """
     try:
         return task()

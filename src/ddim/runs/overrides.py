@@ -92,7 +92,7 @@ def _is_option(value: Any) -> bool:
 
 
 def raw_overrides(directory: Path) -> list[str]:
-    """The command line that a run was started with, for showing it; `ddim.stored_overrides` checks what is replayed."""
+    """The command line that a run was started with, for showing it; `read_overrides` checks what is replayed."""
     try:
         stored = yaml.safe_load((directory / OVERRIDES_FILE).read_text())
     except (OSError, ValueError, RecursionError, yaml.YAMLError):

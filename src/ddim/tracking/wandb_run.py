@@ -39,7 +39,7 @@ OURS = "DDIM_WANDB_DATA_DIR"
 
 
 class DashboardLogger(WandbLogger):
-    """Lightning's, with the x-axes of `ddim.dashboard` and with runs that go on offline.
+    """Lightning's, with the x-axes of `ddim.tracking.keys` and with runs that go on offline.
 
     Args:
         first_row: number of the first logged row; what earlier offline attempts of the run have left off at.

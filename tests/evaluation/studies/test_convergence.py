@@ -278,6 +278,11 @@ class TestWhatIsLeft:
         assert "eta = 1, tau linear; ddim, eta = 1, tau trailing: draws noise" in words
         assert "deis, tau linear" in words and "heun, tau linear" in words
 
+    def test_what_draws_noise_is_no_candidate(self, found):
+        first, other, *_ = (row for row in found[0].rows if row["nfe"] == 5)
+        near = {**other, "rmse": first["rmse"] / 2, "draws_noise": False}
+        assert closest([first, near]) == [near] and closest([first, {**near, "draws_noise": True}]) == []
+
     def test_one_line_against_the_calls_for_each_sampler(self, found):
         asked, _ = found
         (chart,) = PART.charts(asked.rows)

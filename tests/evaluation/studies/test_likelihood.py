@@ -64,6 +64,18 @@ def exact_bits(images: Tensor) -> float:
     return -(torch.special.ndtr(upper) - torch.special.ndtr(lower)).log2().mean().item()
 
 
+def expected_bound(schedule: NoiseSchedule) -> float:
+    """Along all timesteps with η = 1, where E[x_0 | x_t] errs by the variance that x_t leaves (DDPM equation 5)."""
+    level = schedule.alpha_bar
+    error = STD**2 * (1 - level) / (level * STD**2 + 1 - level)
+    snr = level / (1 - level)
+    jumps = (0.5 * error[1:] * (snr[:-1] - snr[1:])).sum()
+    prior = 0.5 * (level[-1] * STD**2 - level[-1] - torch.log(1 - level[-1]))
+    width = (1 - level[0]).sqrt()
+    decoder = 0.5 * math.log(2 * math.pi) + width.log() + 0.5 * error[0] / width**2 - math.log(2 / 255)
+    return ((prior + jumps + decoder) / math.log(2)).item()
+
+
 def points_of(schedule=SHORT, steps=(5, 10), eta=(1.0, "sigma_hat"), **more):
     return Likelihood.grid(LikelihoodConfig(eta=list(eta)), SamplerConfig(steps=list(steps), **more), schedule)
 
@@ -107,10 +119,10 @@ class TestBits:
         flows = [row["bits_per_dimension"] for row in rows if row["kind"] == "flow"]
         assert flows == pytest.approx([exact, exact], rel=0.01)
         bounds = {(row["steps"], row["variance"]): row["bits_per_dimension"] for row in rows if row["kind"] == "bound"}
-        # With all timesteps the steps of the exact denoiser lose next to nothing, with few of them much.
-        assert exact - 0.01 < bounds[1000, "eta"] < exact + 0.05
-        assert exact - 0.01 < bounds[1000, "sigma_hat"] < exact + 0.1
-        assert bounds[50, "eta"] > bounds[1000, "eta"] + 0.1
+        assert bounds[1000, "eta"] == pytest.approx(expected_bound(LONG), rel=0.01)
+        # No code is shorter than the exact one, and few steps make it longer.
+        assert exact < bounds[1000, "sigma_hat"] < bounds[50, "sigma_hat"] < bounds[50, "eta"]
+        assert exact < bounds[1000, "eta"]
 
     @pytest.mark.parametrize(("batch_size", "world_size"), [(50, 1), (2, 1), (2, 2), (50, 4)])
     def test_each_image_once_with_the_noise_of_its_number(self, tmp_path, run, run_on_ranks, batch_size, world_size):
@@ -121,7 +133,7 @@ class TestBits:
             trainer = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
             return run(tmp_path / str(rank), study_of(images, points, tolerance=1e-7), **trainer)
 
-        x_0 = images.double() / 127.5 - 1
+        x_0 = Pixels(SHAPE).to_model(images)
         noise = NOISE.bind(torch.tensor(numbers_of(7)), "validation")
         denoiser = ExactDenoiser(SHORT)
         terms = bound_terms(denoiser, x_0, SHORT, range(40), noise)
@@ -136,11 +148,12 @@ class TestBits:
                 assert row["prior"] == pytest.approx(bound.prior.mean().item(), rel=1e-5)
                 assert row["decoder"] == pytest.approx(bound.steps[:, 0].mean().item(), rel=1e-5)
                 assert (row["kind"], row["nfe"], row["num_images"], row["split"]) == ("bound", point.steps, 7, "test")
-            assert last["bits_per_dimension"] == pytest.approx(flow.bits.mean().item(), abs=1e-5)
+            assert last["bits_per_dimension"] == pytest.approx(flow.bits.mean().item(), abs=1e-4)
             assert last["standard_error"] == pytest.approx(flow.bits.std().item() / math.sqrt(7), rel=1e-3)
             assert (last["kind"], last["eta"], last["steps"], last["timesteps"]) == ("flow", 0.0, None, None)
             assert (last["dequantization"], last["tolerance"], last["num_images"]) == ("truncated_normal", 1e-7, 7)
-        assert world_size > 1 or last["nfe"] == flow.calls or batch_size < 7
+            # A batch of its own takes steps of its own.
+            assert last["nfe"] == flow.calls or world_size > 1 or batch_size < 7
 
     def test_the_timesteps_add_up_to_the_bound_along_all_of_them(self, found):
         asked, _ = found

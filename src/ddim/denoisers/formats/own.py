@@ -1,6 +1,6 @@
-"""What a checkpoint holds besides the weights, and what is rebuilt from it.
+"""Checkpoints of this project: what they hold besides the weights, and what is rebuilt from them.
 
-A checkpoint is a Lightning checkpoint with one more entry, plain data under `CHECKPOINT_KEY`:
+A checkpoint is a Lightning checkpoint with one more entry, plain data under `HEADER`:
 `{"format": 1, "config": {"dataset": {...}, "denoiser": {...}, "schedule": {...}}}`. It loads with `weights_only=True`.
 """
 

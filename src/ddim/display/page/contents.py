@@ -9,6 +9,7 @@ from pathlib import Path
 from ddim.display.page.charts import Chart, Series, build_chart, is_finite
 from ddim.display.page.pictures import Picture, inlined
 from ddim.display.page.tables import Cell, Table, measured_text, value_text
+from ddim.findings.labels import eta_title, line_label
 from ddim.findings.part import Line, Part, title_of
 from ddim.findings.reading import Evaluation, PartRows
 from ddim.findings.telling import Row
@@ -78,7 +79,8 @@ def _series(line: Line, rows: Sequence[Row]) -> list[Series]:
     for row in rows:
         x, y = row.get(line.x[0]), row.get(line.column)
         if is_finite(x) and is_finite(y):
-            found.setdefault((title_of(row), str(row.get("tau"))), []).append((x, y, measured_text(y)))
+            label = eta_title(line_label(row, rows))
+            found.setdefault((label, str(row.get("tau"))), []).append((x, y, measured_text(y)))
     etas = list(dict.fromkeys(eta for eta, _ in found))
     return [
         Series(eta if len(taus) == 1 else f"τ {tau}, {eta}", etas.index(eta), taus.index(tau), sorted(points))

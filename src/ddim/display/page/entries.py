@@ -56,6 +56,7 @@ def letters(count: int) -> list[str]:
 def entries_of(evaluations: Sequence[Evaluation]) -> list[Entry]:
     """All rows of the grids, in order of η and S within each evaluation and group of comparable rows."""
     entries = []
+    everyone = [row for evaluation in evaluations for row in evaluation.rows]
     for letter, evaluation in zip(letters(len(evaluations)), evaluations, strict=True):
         numbers = {id(row): number for number, row in enumerate(evaluation.rows)}
         groups = group_rows(evaluation.rows, told_apart)
@@ -64,8 +65,7 @@ def entries_of(evaluations: Sequence[Evaluation]) -> list[Entry]:
             told = [f"{name} {short[name, value]}" for name, value in differs.items()]
             variant = ", ".join([letter] * bool(letter) + told)
             for row in members:
-                label = line_label(row, evaluation.rows)
-                eta = eta_title(label)
+                eta = eta_title(line_label(row, everyone))
                 entries.append(Entry(row, evaluation.floor, letter, variant, eta, numbers[id(row)]))
     return entries
 

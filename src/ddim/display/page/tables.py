@@ -11,10 +11,9 @@ from ddim.display.page.entries import Entry, heading, measured_alike
 from ddim.findings.columns import DISTANCE, FURTHER, Column, own
 from ddim.findings.comparable import by_calls, cost, shows_floor
 from ddim.findings.files import own_metrics
-from ddim.findings.labels import distance_name, significant, title_order, with_sd
+from ddim.findings.labels import distance_name, sampler_parts, significant, title_order, with_sd
 from ddim.findings.part import title_of
 from ddim.findings.reading import PaperComparison
-from ddim.findings.rows import GridResult
 
 
 @dataclass(frozen=True)
@@ -92,30 +91,41 @@ def measured_text(value: Any, digits: int = 4, sd: float | None = None) -> str:
 def _pivot(entries: Sequence[Entry], name: str) -> Table:
     rows_of = [entry.row for entry in entries]
     calls = by_calls(rows_of)
-    cells = {(entry.label, cost(entry.row, calls)): entry.row for entry in entries}
+    cells = {(entry.label, cost(entry.row, calls)): entry for entry in entries}
     costs = sorted({place for _, place in cells})
-    lowest = {
-        place: _best(min, [row.frechet_distance for (_, p), row in cells.items() if p == place]) for place in costs
-    }
+    marked = {place: _lowest([entry for (_, p), entry in cells.items() if p == place]) for place in costs}
     rows = [
-        [Cell(label), *(_distance(cells.get((label, place)), lowest[place]) for place in costs)]
+        [Cell(label), *(_distance(cells.get((label, place)), marked[place]) for place in costs)]
         for label in _labels(entries)
     ]
     note = ""
     if any(cell.best for row in rows for cell in row):
         together = ", or not told apart from it" if any(row.as_good is not None for row in rows_of) else ""
         note = f"Marked: the lowest of its column{together}."
-    down, across, column = ("sampler", "network calls", "nfe ≤") if calls else ("η", "S", "S =")
+    down = "sampler" if len({tuple(sampler_parts(row)) for row in rows_of}) > 1 else "η"
+    across, column = ("network calls", "nfe ≤") if calls else ("S", "S =")
     headers = ["", *(f"{column} {place}" for place in costs)]
     return Table(f"{name} by {down} (down) and {across} (across)", headers, rows, note=note)
 
 
-def _distance(row: GridResult | None, lowest: float | None) -> Cell:
+def _lowest(entries: Sequence[Entry]) -> list[Entry]:
+    """Those of the lowest distance, with all that cannot be told apart from it.
+
+    `as_good` speaks of the best of a row's own evaluation and setting, which is not the best of the table where
+    another one stands beside it.
+    """
+    lowest = _best(min, [entry.row.frechet_distance for entry in entries])
+    found = [entry for entry in entries if _is(entry.row.frechet_distance, lowest)]
+    beside = {entry.variant for entry in found}
+    return [entry for entry in entries if entry in found or (entry.row.as_good and entry.variant in beside)]
+
+
+def _distance(entry: Entry | None, marked: Sequence[Entry]) -> Cell:
     # Not sampled and not measured are not told apart: there is nothing to be seen either way.
-    if row is None:
+    if entry is None:
         return Cell(measured_text(None))
-    best = _is(row.frechet_distance, lowest) or (lowest is not None and row.as_good is True)
-    return Cell(measured_text(row.frechet_distance, sd=row.frechet_distance_sd), best)
+    row = entry.row
+    return Cell(measured_text(row.frechet_distance, sd=row.frechet_distance_sd), entry in marked)
 
 
 def _long(entries: Sequence[Entry], name: str, everyone: Sequence[Entry]) -> Table:
@@ -125,7 +135,7 @@ def _long(entries: Sequence[Entry], name: str, everyone: Sequence[Entry]) -> Tab
         replace(DISTANCE, heading=short),
         *(
             [Column("frechet_distance_unbiased", f"{short} unbiased", 4)]
-            * any(row.frechet_distance_unbiased for row in rows_of)
+            * any(row.frechet_distance_unbiased is not None for row in rows_of)
         ),
         *(column for column in FURTHER if any(row.value(column.name) is not None for row in rows_of)),
         *map(own, own_metrics(rows_of)),

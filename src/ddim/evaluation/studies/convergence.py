@@ -73,8 +73,9 @@ class Convergence(Study):
 
     All deterministic samplers follow one differential equation, so the distance goes to 0 with the calls whatever the
     network has learnt. It has no floor, as samples are compared as floats, neither clipped nor rounded to pixel values;
-    what it does not see is how good the images are at which they all arrive. A tau whose last timestep is below the
-    reference's takes x_T for a state of less noise, and keeps that error.
+    what it does not see is how good the images are at which they all arrive. Two things set an end to it: the reference
+    has an error of its own, DDIM's of as many calls, below which solvers are not told apart; and a tau whose last
+    timestep is below the reference's takes x_T for a state of less noise, and keeps that error.
 
     Points that draw noise are compared where they are asked for: how far they stay away is how much of an image the
     latent does not decide. That is no solver's error, and their rows say `draws_noise`.

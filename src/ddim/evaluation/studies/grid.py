@@ -16,6 +16,7 @@ from ddim.evaluation.repetition import compared, repeated
 from ddim.evaluation.sampling import Generation, generate
 from ddim.evaluation.study import FEATURES, REFERENCE, Bar, Material, Progress, Study, partial_of, recall
 from ddim.evaluation.subject import Subject
+from ddim.findings.labels import sampler_parts
 from ddim.findings.parts.grid import caption, pictures
 from ddim.findings.rows import COLUMNS, KNOWN_LATER, Floor, GridResult
 from ddim.findings.telling import Findings
@@ -107,9 +108,11 @@ class EvaluationGrid(Study):
                 before = point in whole
                 if not before:
                     parts = found.setdefault(point, {})
-                    for number, seeded in enumerate(subjects):
-                        if number not in parts:
-                            parts[number] = self._measure(point, seeded, kept, bar)
+                    ahead = [number for number in range(len(subjects)) if number not in parts]
+                    name = " ".join([*sampler_parts(point), f"eta {point.eta:g} S {point.steps}"])
+                    bar.start_point(name, self.num_samples * len(ahead))
+                    for number in ahead:
+                        parts[number] = self._measure(point, subjects[number], kept, bar)
                     whole[point] = repeated(parts)
                     say.row(whole[point].row, point=point, images=whole[point].images)
                 bar.finish_point(f"{caption(GridResult(**whole[point].row))}{', finished before' if before else ''}")
@@ -127,9 +130,8 @@ class EvaluationGrid(Study):
             wanted = {point: self._depends_on(point, subject) for point in self.points}
             for point, known in recall(self.name, wanted, subject, kept).items():
                 # Names and limits may have changed where the things have not.
-                now = {**subject.identity, "nfe_limit": point.nfe_limit}
-                row = {**known.row, **{key: value for key, value in now.items() if value is not None}}
-                found.setdefault(point, {})[number] = Finished(row, known.images)
+                row = GridResult(**{**known.row, **subject.identity, "nfe_limit": point.nfe_limit})
+                found.setdefault(point, {})[number] = Finished(row.as_record(), known.images)
         return found
 
     def _depends_on(self, point: GridPoint, subject: Subject) -> dict[str, Any]:
@@ -144,7 +146,6 @@ class EvaluationGrid(Study):
         }
 
     def _measure(self, point: GridPoint, subject: Subject, kept: Kept, bar: Bar) -> Finished:
-        bar.start_point(f"eta {point.eta:g} S {point.steps}", self.num_samples)
         generation = generate(
             subject,
             self.measure.extractor,

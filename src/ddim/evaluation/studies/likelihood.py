@@ -115,7 +115,7 @@ class Likelihood(Study):
             return []
         prefix = f"evaluation.{cls.name}"
         # The bound is one of DDIM's family with the same eta in every step, whatever samples.
-        family = replace(sampler, name="ddim", options={}, eta=settings.eta)
+        family = replace(sampler, name="ddim", options={}, eta=settings.eta, eps_scale=1.0, eps_slope=0.0)
         points = family.points(schedule, prefix)
         for point in points:
             if _has_no_bound(point):
@@ -124,15 +124,12 @@ class Likelihood(Study):
                     f"{prefix}.eta={given} has no bound; take numbers above 0 or sigma_hat. The deterministic "
                     f"sampler's likelihood is that of {prefix}.flow=true."
                 )
-        every = grid_points(
-            schedule,
-            steps=schedule.num_timesteps,
-            etas=settings.eta,
-            tau="linear",
-            clip_denoised=sampler.clip_denoised,
-            prefix=prefix,
-        )
-        return [point for last in every for point in (*_of_same_model(last, points), last)]
+        every = replace(family, steps=schedule.num_timesteps, nfe=None, tau="linear").points(schedule, prefix)
+        found = []
+        for last in every:
+            same = [p for p in points if (p.eta, p.variance) == (last.eta, last.variance)]
+            found += [*(point for point in same if point != last), last]
+        return found
 
     @classmethod
     def of(cls, settings: LikelihoodConfig, points: Sequence[GridPoint], material: Material) -> Likelihood:
@@ -221,12 +218,8 @@ class Likelihood(Study):
         }
 
     def _depends_on(self, point: GridPoint, subject: Subject) -> dict[str, Any]:
-        return {
-            **subject.depends_on(point),
-            "split": self.split,
-            "numbers": data_sha256({"numbers": self.numbers}),
-            "images": self.source,
-        }
+        numbers = data_sha256({"numbers": self.numbers})
+        return {**subject.depends_on(point), "split": self.split, "numbers": numbers, "images": self.source}
 
     def _bounds(self, subject: Subject, share: Share, bar: Bar) -> dict[GridPoint, dict[str, Any]]:
         """What is measured at each point, by one pass over the timesteps."""
@@ -277,10 +270,6 @@ class Likelihood(Study):
         calls = sum(part.calls * len(part.bits) for part in parts) / len(self.numbers)
         bits = _bits_of(torch.cat([part.bits for part in parts]))
         return {**bits, "nfe": round(calls), "seconds": seconds, "device": subject.device_name()}
-
-
-def _of_same_model(last: GridPoint, points: Sequence[GridPoint]) -> list[GridPoint]:
-    return [p for p in points if (p.eta, p.variance) == (last.eta, last.variance) and p != last]
 
 
 def _has_no_bound(point: GridPoint) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ddim.findings.labels import curve_key, eta_label, point_key, sampler_parts, significant
-from ddim.findings.part import Chart, Line, Part, Rows, by_curve, numbers, several, title_of
-from ddim.findings.telling import Picture, Row, Strip, Words
+from ddim.findings.part import Chart, Line, Part, Rows, by_curve, numbers, panel, several, stated, title_of
+from ddim.findings.telling import Curves, Picture, Row, Strip, Words
 
 RMSE = Line(
     "rmse",
@@ -15,6 +15,7 @@ RMSE = Line(
     "pixel RMSE on [0, 1]",
     y_log=True,
     x=("nfe", "nfe", "nfe (network calls per image)"),
+    panel="root mean squared error of pixels on [0, 1]",
 )
 
 
@@ -30,6 +31,13 @@ def pictures(rows: Rows, images: Sequence[Any], reference: Any) -> Iterator[tupl
             lines.append((text, images[rows.index(row)]))
     title = f"{first.get('dataset', 'samples')}: each column starts from the same latent"
     yield "images", Strip(lines, title, breaks=breaks), "the same x_T with few and with very many calls"
+    curves = {setting(members[0], rows): members for members in by_curve(rows).values()}
+    title = (
+        f"{first.get('dataset', 'samples')}: distance to the images of {first['reference_steps']:,} network calls "
+        f"from the same latents, {first['num_images']:,} samples"
+    )
+    about = {"weights": first.get("weights"), "precision": first["compute_precision"], "seed": first.get("seed")}
+    yield "error", Curves([panel(RMSE, curves)], title, stated(about)), "error against network calls"
 
 
 def setting(row: Row, rows: Rows) -> str:
@@ -103,8 +111,9 @@ PART = Part(
     title="Convergence",
     caption="Distances to samples of very many calls",
     about="The same x_T with few calls, compared with DDIM (η = 0) of very many: the root of the mean squared error of "
-    "pixels on [0, 1], unclipped. For a sampler that draws no noise it is the error of its solver alone, goes to 0 "
-    "with the calls, and says nothing of how good the images are; a sampler that draws noise stays away.",
+    "pixels on [0, 1], unclipped. For a sampler that draws no noise it is the error of its solver alone, goes down "
+    "with the calls as far as the reference's own error, and says nothing of how good the images are; a sampler that "
+    "draws noise stays away.",
     columns={
         "sampler": ("sampler", None),
         "η": ("eta", None),
@@ -123,6 +132,7 @@ PART = Part(
         ("convergence/results", "table", "convergence.csv"),
         ("convergence/rmse_chart_table", "table", "what `convergence/rmse_chart` is drawn from"),
         ("convergence/images", "picture", "the same latents with few and with very many calls"),
+        ("convergence/error", "picture", "distance to samples of very many calls against the calls"),
         ("convergence/rmse/<sampler>/<tau>/<steps>", "summary", "RMSE of each point"),
     ],
     curves=_curves,

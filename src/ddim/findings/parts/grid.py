@@ -85,22 +85,30 @@ def _table(rows: Rows) -> tuple[list[str], list[list[Any]]]:
 def _gallery(rows: Rows) -> tuple[list[str], list[list[Any]]]:
     results = results_of(rows)
     name = distance_name(results[0].features)
-    return ["eta", "tau", "steps", name, "samples"], [
-        [eta_label(row), row.tau, row.steps, row.frechet_distance] for row in results
+    named = ["sampler"] * (len({tuple(sampler_parts(row)) for row in results}) > 1)
+    return [*named, "eta", "tau", "steps", name, "samples"], [
+        [
+            *([" ".join(sampler_parts(row) or ["ddim"])] * len(named)),
+            *(eta_label(row), row.tau, row.steps, row.frechet_distance),
+        ]
+        for row in results
     ]
 
 
 def _charts(rows: Rows) -> list[Chart]:
     results = results_of(rows)
     first, name = results[0], distance_name(results[0].features)
-    title = f"{first.dataset}: {{}} against S, N = {first.num_samples:,}"
+    # Runs that are compared share a chart whose axis has one name: "steps", but for what S does not say the cost of.
+    x = "nfe" if by_calls(results) else "steps"
+    against = "network calls" if x == "nfe" else "S"
+    title = f"{first.dataset}: {{}} against {against}, N = {first.num_samples:,}"
     measured = [row for row in results if row.frechet_distance is not None]
     charts = []
     if measured:
-        points = [(row.steps, row.frechet_distance, _line(row, results)) for row in measured]
-        charts.append(Chart("distance_chart", title.format(name), ("steps", name, "sampler"), points))
-    columns = ("steps", "seconds per 50,000 images", "sampler")
-    times = [(row.steps, row.seconds_per_50000, _line(row, results)) for row in results]
+        points = [(getattr(row, x), row.frechet_distance, _line(row, results)) for row in measured]
+        charts.append(Chart("distance_chart", title.format(name), (x, name, "sampler"), points))
+    columns = (x, "seconds per 50,000 images", "sampler")
+    times = [(getattr(row, x), row.seconds_per_50000, _line(row, results)) for row in results]
     return [*charts, Chart("time_chart", title.format(columns[1]), columns, times)]
 
 
@@ -125,7 +133,9 @@ def summary(rows: Sequence[GridResult], floor: Floor | None) -> dict[str, float 
     if measured:
         distance, best = min(measured, key=lambda pair: pair[0])
         eta = f"{best.eta:g}" if best.variance == "eta" else best.variance
-        values |= {"best/frechet_distance": distance, "best/eta": eta, "best/steps": best.steps}
+        sampler = " ".join(sampler_parts(best) or ["ddim"])
+        values |= {"best/frechet_distance": distance, "best/sampler": sampler, "best/eta": eta}
+        values |= {"best/steps": best.steps}
     return values
 
 
@@ -160,6 +170,7 @@ PART = Part(
         ("grid/distance", "picture", "distance.png: the same chart with log axes and the floor"),
         ("grid/speed", "picture", "speed.png"),
         ("best/frechet_distance", "summary", "the smallest distance of the grid"),
+        ("best/sampler", "summary", "where it was found: the sampler, with its options"),
         ("best/eta", "summary", "where it was found (sigma_hat for the paper's larger variance)"),
         ("best/steps", "summary", "where it was found: S"),
         (
