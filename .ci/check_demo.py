@@ -16,6 +16,7 @@ def main() -> int:
     floor = results.floor.metrics["frechet_distance"]
     checks = {
         "every grid point was measured": all(value is not None for value in distance.values()) and len(distance) == 12,
+        "every distance has its error bar": all(0 < (row.frechet_distance_sd or 0) < 1 for row in results.rows),
         "exactly 1,000 images per point": {row.num_samples for row in results.rows} == {1000},
         "eta 0 beats eta 1 at S=5": distance[0.0, 5] < distance[1.0, 5],
         "eta 0 beats eta 1 at S=10": distance[0.0, 10] < distance[1.0, 10],

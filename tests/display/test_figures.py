@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
 
+from ddim.display.axes import set_ticks
 from ddim.display.figures import distance_figure, drawn, speed_figure
 from ddim.findings.rows import Floor, GridResult
 from ddim.runs.files import save_picture
@@ -306,3 +307,9 @@ def test_files_are_whole_rgb_pictures_of_readable_width(tmp_path: Path) -> None:
             picture.load()
             assert picture.format == "PNG" and picture.mode == "RGB" and picture.width == 1400
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["deep", "distance.png", "speed.png"]
+
+
+def test_of_values_too_close_for_labels_the_one_of_most_points_is_labelled() -> None:
+    axes = Figure().add_subplot()
+    set_ticks(axes, [5, 5, 5, 19, 20, 20], 0.1, 1.0)
+    assert list(axes.get_xticks()) == [5, 20]

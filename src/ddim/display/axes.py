@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -22,19 +23,23 @@ def label_axes(axes: Axes, ylabel: str, xlabel: str = "S (sampling steps)") -> N
     axes.tick_params(labelsize=11)
 
 
-def set_ticks(axes: Axes, all_steps: Sequence[int], low: float, high: float, label_width: float = 0.05) -> None:
-    """Limits and ticks for S in `all_steps` (sorted) and values from `low` to `high`; a linear value axis begins at 0.
+def set_ticks(axes: Axes, points: Sequence[int], low: float, high: float, label_width: float = 0.05) -> None:
+    """Limits and ticks for the S (or network calls) of all `points` and values from `low` to `high`; a linear value axis
+    begins at 0.
 
-    label_width: the part of the S axis that a label takes; of steps that are closer together, the smallest is labelled.
+    points: one value per point drawn, repeated where several lines have a point.
+    label_width: the part of the axis that a label takes; of values that are closer together, the one with most points is
+        labelled, of as many the smallest.
     """
-    ratio = all_steps[-1] / all_steps[0]
+    counts = Counter(points)
+    ratio = max(counts) / min(counts)
     margin = max(ratio**0.04, 1.1)
-    axes.set_xlim(all_steps[0] / margin, all_steps[-1] * margin)
-    shown = [all_steps[0]]
-    for steps in all_steps[1:]:
-        if steps >= shown[-1] * ratio**label_width:
-            shown.append(steps)
-    axes.xaxis.set_major_locator(FixedLocator(shown))
+    axes.set_xlim(min(counts) / margin, max(counts) * margin)
+    shown: list[int] = []
+    for value in sorted(counts, key=lambda value: (-counts[value], value)):
+        if all(max(value / other, other / value) >= ratio**label_width for other in shown):
+            shown.append(value)
+    axes.xaxis.set_major_locator(FixedLocator(sorted(shown)))
     if axes.get_yscale() == "log":
         decades, margin = math.log10(high / low), max((high / low) ** 0.06, 1.15)
         axes.set_ylim(low / margin, high * margin)

@@ -58,6 +58,6 @@ def _draw(axes: Axes, panel: Panel) -> None:
         value, text = panel.level
         values.append(value)
         axes.axhline(value, color="#555555", linestyle=(0, (6, 4)), linewidth=1.5, zorder=1, label=text)
-    set_ticks(axes, sorted({steps for steps, _ in drawn}), min(values), max(values), label_width=0.08)
+    set_ticks(axes, [steps for steps, _ in drawn], min(values), max(values), label_width=0.08)
     if len(axes.lines) > 1:
         axes.legend(frameon=False, fontsize=11, loc="best")

@@ -183,7 +183,7 @@ def _finish(
     axes.set_title("\n".join(textwrap.wrap(title, 70)), fontsize=15, loc="left", pad=16 + 14 * len(subtitle))
     axes.annotate("\n".join(subtitle), (0, 1), (0, 10), "axes fraction", "offset points", fontsize=10, color="#444444")
     drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines] or [np.ones(1)])
-    set_ticks(axes, sorted({getattr(row, x) for row in rows}), float(drawn.min()), float(drawn.max()))
+    set_ticks(axes, [getattr(row, x) for row in rows], float(drawn.min()), float(drawn.max()))
     if handles:
         axes.legend(
             handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=11, labelspacing=0.7
