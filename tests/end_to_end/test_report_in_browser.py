@@ -185,7 +185,10 @@ class TestReport:
         first = next(row for row in rows if row["eta"] == 0 and row["steps"] == 5)
         assert tooltip[0] > 0 and tooltip[1] == ["S = 5"]
         label, _, number = tooltip[2][0][0].partition(": ")
-        assert label == "η = 0" and float(number) == pytest.approx(first["frechet_distance"], rel=1e-3)
+        value, _, sd = number.partition(" ± ")
+        assert label == "η = 0" and float(sd) == pytest.approx(first["frechet_distance_sd"], rel=0.05)
+        # A distance is shown as far as its deviation lets it.
+        assert float(value) == pytest.approx(first["frechet_distance"], abs=0.1 * first["frechet_distance_sd"])
 
     def test_a_phone_does_not_scroll_sideways_but_in_wide_tables(self, driver, evaluated):
         show(driver, evaluated / "report.html", PHONE)

@@ -24,12 +24,11 @@ def label_axes(axes: Axes, ylabel: str, xlabel: str = "S (sampling steps)") -> N
 
 
 def set_ticks(axes: Axes, points: Sequence[int], low: float, high: float, label_width: float = 0.05) -> None:
-    """Limits and ticks for the S (or network calls) of all `points` and values from `low` to `high`; a linear value axis
-    begins at 0.
+    """Limits and ticks for the S or calls of `points` and values from `low` to `high`; a linear value axis begins at 0.
 
     points: one value per point drawn, repeated where several lines have a point.
-    label_width: the part of the axis that a label takes; of values that are closer together, the one with most points is
-        labelled, of as many the smallest.
+    label_width: the part of the axis that a label takes; of values that are closer together, the one with most points
+        is labelled, of as many the smallest.
     """
     counts = Counter(points)
     ratio = max(counts) / min(counts)
