@@ -83,9 +83,10 @@ EXPLAINED = {
 # What samplers have for themselves: type and meaning.
 SAMPLER_OPTIONS = {
     "eta_schedule": (
-        ", ".join(ETA_SCHEDULES),
+        ", ".join((*ETA_SCHEDULES, "one number per step")),
         "what becomes of `eta` over the steps: the same in all; `eta` between 0.2 and 0.8 of the timesteps and 0 "
-        "elsewhere; or SA-Solver's τ instead of η, the same in all.",
+        "elsewhere; SA-Solver's τ instead of η, the same in all; or `eta` times a number of each step, noisiest first: "
+        '`"sampler.eta_schedule=1 1 0.5 0 0"` for S = 5.',
     ),
     "order": (
         "1 to 4; 1 to 3 (unipc), 1 or 2 (sde)",

@@ -148,6 +148,13 @@ def test_a_list_of_one_number_is_that_number():
     assert step_table(LINEAR, TAU, [1.0] + [0.0] * 7)[0] == step_table(LINEAR, TAU, 1.0)[0]
 
 
+def test_numbers_in_words_are_the_shares_of_eta_step_by_step():
+    tau = [0, 250, 500]
+    assert eta_per_step(0.8, LINEAR, tau, "1 0.5 0") == (0.8, 0.4, 0.0)
+    assert step_table(LINEAR, tau, 0.8, eta_schedule="1 0.5 0") == step_table(LINEAR, tau, [0.8, 0.4, 0.0])
+    assert eta_per_step(0.8, LINEAR, [400], 0.5) == (0.4,)  # a configuration reads one word as the number it is
+
+
 def test_samples_do_not_depend_on_the_batch(gaussian_denoiser):
     source, exact = NoiseSource(7), gaussian_denoiser(LINEAR)
     tau = select_timesteps(1000, 6)
@@ -168,7 +175,15 @@ def test_samples_do_not_depend_on_the_batch(gaussian_denoiser):
         ({"eta": [0.1, 0.2]}, "^eta must be one number, or one for each of the 3 steps, got 2$"),
         ({"eta": [0.1, 0.2, 2]}, r"^eta must be in \[0, 1\], got 2$"),
         ({"eta": [0.1, 0.2, 0.3], "eta_schedule": "middle"}, "^eta must be one number with the eta schedule 'middle'"),
-        ({"eta_schedule": "wavy"}, "^eta_schedule must be one of constant, middle, constant_tau, got 'wavy'$"),
+        (
+            {"eta_schedule": "wavy"},
+            "^eta_schedule must be one of constant, middle, constant_tau, one number per step, got 'wavy'$",
+        ),
+        (
+            {"eta_schedule": "1 0.5"},
+            "^eta_schedule must have one number for each of the 3 steps, got 2: '1 0.5'$",
+        ),
+        ({"eta_schedule": "1 0.5 -1"}, r"^eta_schedule must be in \[0, 1\], got -1.0$"),
         ({"eta": 1.0, "noise": lambda step, like: like[:, :1]}, r"^noise must return shape \(4, 3\), got \(4, 1\)$"),
     ],
 )

@@ -58,22 +58,41 @@ def eta_of_tau(tau: float, h: float) -> float:
 
 
 def eta_per_step(
-    eta: float | Sequence[float], schedule: NoiseSchedule, timesteps: Sequence[int] | Tensor, name: str = "constant"
+    eta: float | Sequence[float], schedule: NoiseSchedule, timesteps: Sequence[int] | Tensor, name: str | float = "constant"
 ) -> tuple[float, ...]:
-    """eta of each step, noisiest first: of the schedule `name` of ETA_SCHEDULES for a number, or as the list says.
+    """eta of each step, noisiest first: as the list says, or what the schedule `name` makes of one number.
+
+    name: of ETA_SCHEDULES, or numbers in [0, 1] with spaces between them, one per step, by which eta is multiplied: a
+        list that a configuration can name, as text.
 
     Raises ValueError for an unknown name, an eta outside [0, 1], or a list that has not one for each timestep.
     """
-    check_choice("eta_schedule", name, tuple(ETA_SCHEDULES))
+    factors = _numbers(name)
+    if not factors:
+        check_choice("eta_schedule", name, (*ETA_SCHEDULES, "one number per step"))
     if isinstance(eta, Sequence) and not isinstance(eta, str):
         if name != "constant":
             raise ValueError(f"eta must be one number with the eta schedule {name!r}, got a list of {len(eta)}")
         etas = tuple(eta)
     else:
         check_number("eta", eta, 0.0, 1.0)
-        etas = ETA_SCHEDULES[name](eta, schedule, timesteps)
+        for factor in factors:
+            check_number("eta_schedule", factor, 0.0, 1.0)
+        etas = tuple(eta * factor for factor in factors) or ETA_SCHEDULES[str(name)](eta, schedule, timesteps)
+    if factors and len(factors) != len(timesteps):
+        raise ValueError(
+            f"eta_schedule must have one number for each of the {len(timesteps)} steps, got {len(factors)}: {name!r}"
+        )
     if len(etas) != len(timesteps):
         raise ValueError(f"eta must be one number, or one for each of the {len(timesteps)} steps, got {len(etas)}")
     for value in etas:
         check_number("eta", value, 0.0, 1.0)
     return etas
+
+
+def _numbers(text: object) -> tuple[float, ...]:
+    """The numbers that `text` lists, none if it lists anything else."""
+    try:
+        return tuple(float(word) for word in str(text).split())
+    except ValueError:
+        return ()
