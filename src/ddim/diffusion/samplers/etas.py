@@ -58,7 +58,10 @@ def eta_of_tau(tau: float, h: float) -> float:
 
 
 def eta_per_step(
-    eta: float | Sequence[float], schedule: NoiseSchedule, timesteps: Sequence[int] | Tensor, name: str | float = "constant"
+    eta: float | Sequence[float],
+    schedule: NoiseSchedule,
+    timesteps: Sequence[int] | Tensor,
+    name: str | float = "constant",
 ) -> tuple[float, ...]:
     """eta of each step, noisiest first: as the list says, or what the schedule `name` makes of one number.
 
