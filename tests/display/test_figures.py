@@ -181,6 +181,12 @@ def test_other_features_get_a_panel_of_their_own_and_only_their_floor() -> None:
     assert len(first.lines) == 3 and len(second.lines) == 4
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_point_with_a_bar_and_a_floor_has_limits_around_it() -> None:
+    (axes,) = distance_figure([result(frechet_distance_sd=0.3)], Floor(360, {"frechet_distance": 0.1})).axes
+    assert axes.get_xlim()[0] < 10 < axes.get_xlim()[1]
+
+
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), 0.0, -1e-9])
 def test_what_a_log_axis_cannot_show_is_left_out(value: float | None) -> None:
     rows = [*grid(etas=(0.0,)), result(steps=100, frechet_distance=value)]

@@ -88,6 +88,7 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     for axes in panels:
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.autoscale(False, axis="x")  # set_ticks sets the limits; matplotlib warns of those of a single point
     return figure, panels
 
 

@@ -51,6 +51,7 @@ MEASURED = {
 }
 # Those besides the distance, which every table of a grid is about.
 FURTHER = tuple(column for column in MEASURED.values() if column is not DISTANCE)
+# By metric: the column of the one number that a best checkpoint may be chosen by.
 MONITORED = {column.metric: column.name for column in MEASURED.values() if column.monitored}
 
 

@@ -10,12 +10,11 @@ from ddim.data.build import LoaderConfig
 from ddim.diffusion import WEIGHTINGS, NoiseSchedule
 from ddim.diffusion.grid import GridPoint, SamplerConfig
 from ddim.errors import UserError, at_least, one_of, some_of
+from ddim.findings.columns import MONITORED
 from ddim.metrics import FEATURES, MEASURES, METRICS
 from ddim.tracking.loggers import LoggerConfig
 
 OPTIMIZERS = ("adam", "adamw")
-# The one number of a metric that a best checkpoint may be chosen by.
-MONITORED = {"frechet_distance": "frechet_distance", "kid": "kid_mean", "inception_score": "inception_score_mean"}
 
 
 @dataclass

@@ -15,6 +15,9 @@ STD = 0.5
 INVERTIBLE = [name for name, sampler in SAMPLERS.items() if sampler.inverse is not None]
 ORDERS = [("ddim", {}, 1), ("deis", {}, 3), ("dpmpp", {}, 2), ("lms", {}, 4), ("heun", {}, 2)]
 ORDERS += [("deis", {"order": p, "interpolates": f}, p) for f in ("x0", "v") for p in (1, 2, 3, 4)]
+# The corrector adds one to UniPC's order; without it the order is the predictor's.
+ORDERS += [("unipc", {"order": p}, p + 1) for p in (1, 2, 3)]
+ORDERS += [("unipc", {"order": p, "corrector": False}, p) for p in (1, 2, 3)]
 
 
 def orders(errors):
@@ -23,15 +26,16 @@ def orders(errors):
 
 @pytest.fixture
 def errors(schedule_at, stretch, gaussian_denoiser):
-    def of(name, options, steps):
+    def of(name, options, steps, inner=()):
         """(of x_T from the state that the first step led to, of the whole way up and back)."""
         found = []
         for count in steps:
             # The first level is so low that what its step costs is nothing to speak of.
-            schedule = schedule_at(stretch(count, low=-1.0, high=8.0))
+            schedule = schedule_at(stretch(count, low=-1.0, high=8.0, inner=inner))
             exact_eps = gaussian_denoiser(schedule, std=STD)
             deviation = (schedule.alpha_bar * STD**2 + 1 - schedule.alpha_bar).sqrt()
-            x_0, timesteps, states = torch.ones(1, 1, dtype=torch.float64), range(count + 1), []
+            x_0, states = torch.ones(1, 1, dtype=torch.float64), []
+            timesteps = range(0, schedule.num_timesteps, len(inner) + 1)
             x_T = SAMPLERS[name].encode(exact_eps, x_0, schedule, timesteps, on_step=states.append, **options)
             exact = states[0].x.item() * float(deviation[-1] / deviation[0])
             back = SAMPLERS[name].run(exact_eps, x_T, schedule, timesteps, **options)
@@ -46,6 +50,14 @@ def test_errors_fall_with_the_order(name, options, order, errors):
     up, round_trip = errors(name, options, (160, 320, 640))
     assert orders(up)[-1] == pytest.approx(order, abs=0.2)
     # Way up and way back make opposite errors where the order is even, which leaves the next one.
+    assert orders(round_trip)[0] > order - 0.2
+
+
+@pytest.mark.parametrize(("name", "order", "inner"), [("dpm2", 2, (1 / 2,)), ("dpm3", 3, (1 / 3, 2 / 3))])
+def test_errors_of_solvers_that_ask_inside_a_step_fall_with_the_order(name, order, inner, errors):
+    # Of dpm3 the term of third order is small, and outweighs the next one only with this many steps.
+    up, round_trip = errors(name, {}, (640, 1280), inner)
+    assert orders(up)[-1] == pytest.approx(order, abs=0.2)
     assert orders(round_trip)[0] > order - 0.2
 
 
@@ -80,7 +92,13 @@ def test_constant_predictions_are_inverted_exactly(name, tau):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("deis", {"order": 1}), ("dpmpp", {"order": 1}), ("ipndm", {"order": 1})]
+    ("name", "options"),
+    [
+        ("deis", {"order": 1}),
+        ("dpmpp", {"order": 1}),
+        ("ipndm", {"order": 1}),
+        ("unipc", {"order": 1, "corrector": False}),
+    ],
 )
 def test_order_one_is_the_encoding_of_ddim(name, options):
     x_0 = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -101,4 +119,4 @@ def test_order_one_is_the_encoding_of_ddim(name, options):
 
 def test_a_sampler_without_an_inverse_says_so():
     with pytest.raises(ValueError, match=r"^this sampler cannot be run from the data to x_T$"):
-        SAMPLERS["unipc"].encode(lambda x, t: x, torch.ones(1, 1), LINEAR, [0, 5])
+        SAMPLERS["sde"].encode(lambda x, t: x, torch.ones(1, 1), LINEAR, [0, 5])

@@ -96,7 +96,7 @@ def dpm2(
 
     Raises ValueError naming the argument that is out of range, or when denoiser returns another shape.
     """
-    return _dpm(2, denoiser, x_T, schedule, downwards(schedule, timesteps, end), on_step)
+    return _dpm(2, denoiser, x_T, "x_T", schedule, downwards(schedule, timesteps, end), on_step)
 
 
 def dpm3(
@@ -115,7 +115,34 @@ def dpm3(
     exponential Runge-Kutta methods that it belongs to (Hochbruck and Ostermann 2005), since its own would
     be of second order. `end` and the other arguments as in `dpm2`, errors too.
     """
-    return _dpm(3, denoiser, x_T, schedule, downwards(schedule, timesteps, end), on_step)
+    return _dpm(3, denoiser, x_T, "x_T", schedule, downwards(schedule, timesteps, end), on_step)
+
+
+def encode_dpm2(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    schedule: NoiseSchedule,
+    timesteps: Sequence[int] | Tensor,
+    *,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """x_T of x_0's shape (N, ...): `dpm2` upwards through the same inner levels, with as many calls.
+
+    The first step, from the clean data, is DDIM's with eps read at t = 0, as in `encode_heun`.
+    """
+    return _dpm(2, denoiser, x_0, "x_0", schedule, upwards(schedule, timesteps), on_step)
+
+
+def encode_dpm3(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    schedule: NoiseSchedule,
+    timesteps: Sequence[int] | Tensor,
+    *,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """x_T of x_0's shape (N, ...): `dpm3` upwards, as in `encode_dpm2`."""
+    return _dpm(3, denoiser, x_0, "x_0", schedule, upwards(schedule, timesteps), on_step)
 
 
 def dpm_calls(order: int, schedule: NoiseSchedule, timesteps: Sequence[int] | Tensor, end: int = -1) -> int:
@@ -125,7 +152,9 @@ def dpm_calls(order: int, schedule: NoiseSchedule, timesteps: Sequence[int] | Te
 
 
 def inner_levels(schedule: NoiseSchedule, here: Level, there: Level, order: int) -> list[Level]:
-    """The levels inside the step where the denoiser is asked too, noisiest first: at most order - 1, maybe none."""
+    """The levels inside the step where the denoiser is asked too, in its direction: at most order - 1, maybe none."""
+    if there.timestep > here.timestep:  # upwards, through the levels of the way down
+        return inner_levels(schedule, there, here, order)[::-1]
     if there.is_clean or here.timestep - there.timestep < 2:
         return []
     start, h = here.half_log_snr, there.half_log_snr - here.half_log_snr
@@ -163,11 +192,12 @@ def _dpm(
     order: int,
     denoiser: Denoiser,
     x: Tensor,
+    name: str,
     schedule: NoiseSchedule,
     path: Sequence[Level],
     on_step: OnStep | None,
 ) -> Tensor:
-    state = initial_state("x_T", x)
+    state = initial_state(name, x)
     for number, (here, there) in enumerate(pairwise(path)):
         prediction = predict(denoiser, state, here, x.dtype)
         inner = inner_levels(schedule, here, there, order)

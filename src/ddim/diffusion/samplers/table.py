@@ -16,9 +16,18 @@ from ddim.diffusion.samplers.exponential import encode_exponential, exponential
 from ddim.diffusion.samplers.generalized import sample
 from ddim.diffusion.samplers.ipndm import encode_ipndm, ipndm
 from ddim.diffusion.samplers.restart import restart, restart_plan
-from ddim.diffusion.samplers.single_step import dpm2, dpm3, dpm_calls, encode_heun, heun, heun_calls
+from ddim.diffusion.samplers.single_step import (
+    dpm2,
+    dpm3,
+    dpm_calls,
+    encode_dpm2,
+    encode_dpm3,
+    encode_heun,
+    heun,
+    heun_calls,
+)
 from ddim.diffusion.samplers.stochastic import stochastic
-from ddim.diffusion.samplers.unipc import unipc
+from ddim.diffusion.samplers.unipc import encode_unipc, unipc
 from ddim.diffusion.schedule import NoiseSchedule
 
 OPTIONS = ("eta", "variance", "clip_denoised", "noise", "on_step")
@@ -156,11 +165,11 @@ def _restart_calls(
     return sum(_solver(solver).calls(schedule, segment.timesteps, end=segment.end) for segment in plan)
 
 
-def _dpm_sampler(function: Callable[..., Tensor], order: int) -> Sampler:
+def _dpm_sampler(function: Callable[..., Tensor], order: int, inverse: Callable[..., Tensor]) -> Sampler:
     def calls(steps: int, *, schedule: NoiseSchedule, timesteps: Sequence[int] | Tensor, end: int = -1) -> int:
         return dpm_calls(order, schedule, timesteps, end)
 
-    return Sampler(function, calls)
+    return Sampler(function, calls, inverse=inverse)
 
 
 _RESTART_OPTIONS = {"solver": "heun", "t_min": 0.06, "t_max": 0.3, "restarts": 2, "restart_steps": 3}
@@ -171,10 +180,10 @@ SAMPLERS = {
     "dpmpp": Sampler(exponential, options={"order": 2, "interpolates": "x0"}, inverse=encode_exponential),
     "lms": Sampler(exponential, options={"order": 4, "interpolates": "eps"}, inverse=encode_exponential),
     "ipndm": Sampler(ipndm, options={"order": 4}, inverse=encode_ipndm),
-    "unipc": Sampler(unipc, options={"order": 3, "variant": "bh2", "corrector": True}),
+    "unipc": Sampler(unipc, options={"order": 3, "variant": "bh2", "corrector": True}, inverse=encode_unipc),
     "heun": Sampler(heun, heun_calls, inverse=encode_heun),
-    "dpm2": _dpm_sampler(dpm2, 2),
-    "dpm3": _dpm_sampler(dpm3, 3),
+    "dpm2": _dpm_sampler(dpm2, 2, encode_dpm2),
+    "dpm3": _dpm_sampler(dpm3, 3, encode_dpm3),
     "sde": Sampler(stochastic, options={"order": 2, "eta_schedule": "constant"}),
     "restart": Sampler(_restart, _restart_calls, options=_RESTART_OPTIONS),
 }

@@ -16,7 +16,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from ddim.diffusion.samplers.base import Denoiser, initial_state
-from ddim.diffusion.samplers.levels import Level, OnStep, Prediction, ddim_step, downwards, predict, tell
+from ddim.diffusion.samplers.levels import Level, OnStep, Prediction, ddim_step, downwards, predict, tell, upwards
 from ddim.diffusion.samplers.options import check_choice, check_flag, check_integer
 from ddim.diffusion.samplers.weights import exponential_weights
 from ddim.diffusion.schedule import NoiseSchedule
@@ -51,25 +51,58 @@ def unipc(
 
     Raises ValueError naming the argument that is out of range, or when denoiser returns another shape.
     """
+    path = downwards(schedule, timesteps, end)
+    return _unipc(denoiser, x_T, "x_T", path, order, variant, corrector, on_step)
+
+
+def encode_unipc(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    schedule: NoiseSchedule,
+    timesteps: Sequence[int] | Tensor,
+    *,
+    order: int = 3,
+    variant: str = "bh2",
+    corrector: bool = True,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """x_T of x_0's shape (N, ...): the same solver from the clean data to the last timestep, with as many calls.
+
+    The first step is DDIM's with eps read at t = 0, and neither corrected nor remembered, as in `encode_exponential`;
+    the order then grows from 1 and does not fall. The other arguments and errors as in `unipc`.
+    """
+    return _unipc(denoiser, x_0, "x_0", upwards(schedule, timesteps), order, variant, corrector, on_step)
+
+
+def _unipc(
+    denoiser: Denoiser,
+    x: Tensor,
+    name: str,
+    path: Sequence[Level],
+    order: int,
+    variant: str,
+    corrector: bool,
+    on_step: OnStep | None,
+) -> Tensor:
     check_integer("order", order, 1, MAX_ORDER)
     check_choice("variant", variant, VARIANTS)
     check_flag("corrector", corrector)
-    path = downwards(schedule, timesteps, end)
     steps = len(path) - 1
-    x = initial_state("x_T", x_T)
-    history = [predict(denoiser, x, path[0], x_T.dtype)]
-    for number, (_, there) in enumerate(pairwise(path)):
-        used = min(order, number + 1, steps - number if path[-1].is_clean else order)
+    state = initial_state(name, x)
+    history = [predict(denoiser, state, path[0], x.dtype)]
+    for number, (here, there) in enumerate(pairwise(path)):
+        used = min(order, steps - number) if path[-1].is_clean else order
         before, recent = history[0], history[:used]
-        predicted = _predicted(x, recent, there, variant)
+        predicted = ddim_step(before, there) if here.is_clean else _predicted(state, recent, there, variant)
         if number == steps - 1:
-            x = predicted
+            state = predicted
         else:
-            new = predict(denoiser, predicted, there, x_T.dtype)
-            x = _corrected(x, recent, new, variant) if corrector else predicted
-            history = [new, *history[: order - 1]]
-        tell(on_step, number, there, x, before)
-    return x
+            new = predict(denoiser, predicted, there, x.dtype)
+            state = _corrected(state, recent, new, variant) if corrector and not here.is_clean else predicted
+            # lambda is infinite at the clean data: nothing can be interpolated from there.
+            history = [new] if here.is_clean else [new, *history[: order - 1]]
+        tell(on_step, number, there, state, before)
+    return state
 
 
 def _predicted(x: Tensor, history: Sequence[Prediction], there: Level, variant: str) -> Tensor:
