@@ -253,7 +253,7 @@ class TestWhatIsLeft:
         asked, _ = found
         rows = list(csv.DictReader((asked.drawn.directory / "convergence.csv").open()))
         assert [float(row["rmse"]) for row in rows] == [row["rmse"] for row in asked.rows]
-        assert [path.name for path in asked.paths] == ["convergence-images.png"]
+        assert [path.name for path in asked.paths] == ["convergence-images.png", "convergence-error.png"]
         (strip,) = asked.pictures(Strip)
         assert strip.breaks == [1, 3, 5, 7, 9, 11] and len(strip.rows) == 13
         (label, images), *_ = strip.rows

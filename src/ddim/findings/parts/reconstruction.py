@@ -27,7 +27,8 @@ def pictures(rows: Rows, originals: Any, images: Sequence[Any]) -> Iterator[tupl
             for row in members
         ]
         strip = Strip([("original", originals), *lines], title, breaks=[1])
-        yield f"images{suffix(members[0]['tau'], rows)}", strip, "originals above reconstructions"
+        name = "".join(f"-{text}" for text in sampler_parts(members[0]))
+        yield f"images{name}{suffix(members[0]['tau'], rows)}", strip, "originals above reconstructions"
     first = rows[0]
     about = {name: first.get(column) for name, column in _ABOUT.items()}
     if not several(rows, "tau"):
@@ -41,17 +42,22 @@ _ABOUT = {"weights": "weights", "precision": "compute_precision", "schedule": "s
 
 
 def _curves(row: Row) -> dict[str, Any]:
-    return {f"reconstruction/mse/{row['tau']}": row["mse_per_dimension"]}
+    return {f"reconstruction/mse/{_setting(row)}": row["mse_per_dimension"]}
 
 
 def _summary(rows: Rows, extra: Row) -> dict[str, Any]:
     """`reconstruction/mse/linear/steps0010`: eta is always 0."""
     keyed = [{**row, "mse": row["mse_per_dimension"]} for row in rows]
-    return numbers(keyed, ["mse"], lambda row: f"{row['tau']}/steps{row['steps']:04d}", "reconstruction")
+    return numbers(keyed, ["mse"], lambda row: f"{_setting(row)}/steps{row['steps']:04d}", "reconstruction")
+
+
+def _setting(row: Row) -> str:
+    """`linear`, or with another solver than DDIM `heun/linear`."""
+    return "/".join([*sampler_parts(row), row["tau"]])
 
 
 def _words(rows: Rows, extra: Row, words: Words) -> None:
-    spacing = several(rows, "tau")
+    spacing, solvers = several(rows, "tau"), several(rows, "sampler", "options")
     words.say(
         f"\nReconstruction of {rows[0]['num_images']:,} {rows[0]['split']} images: "
         "mean squared error per dimension on [0, 1], unclipped",
@@ -59,6 +65,7 @@ def _words(rows: Rows, extra: Row, words: Words) -> None:
     )
     lines = [
         [
+            *([" ".join(sampler_parts(row)) or "ddim"] if solvers else []),
             *([row["tau"]] if spacing else []),
             str(row["steps"]),
             str(row["encode_nfe"] + row["nfe"]),
@@ -67,7 +74,8 @@ def _words(rows: Rows, extra: Row, words: Words) -> None:
         ]
         for row in rows
     ]
-    words.table([*(["τ"] if spacing else []), "S", "network calls", "MSE", "seconds"], lines)
+    stated_columns = [*(["sampler"] if solvers else []), *(["τ"] if spacing else [])]
+    words.table([*stated_columns, "S", "network calls", "MSE", "seconds"], lines)
 
 
 PART = Part(
@@ -77,6 +85,7 @@ PART = Part(
     about="Real images encoded to x_T and decoded with the same S, η = 0. "
     "The error is the mean squared error per dimension on [0, 1] (the paper's Table 2).",
     columns={
+        "sampler": ("sampler", None),
         "S": ("steps", None),
         "τ": ("tau", None),
         "images": ("num_images", None),
