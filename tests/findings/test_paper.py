@@ -174,6 +174,14 @@ def test_a_comparable_table_carries_no_warning():
     assert "comparable" not in stream.getvalue() and "17.33" in stream.getvalue()
 
 
+def test_a_distance_stands_with_its_standard_deviation():
+    table, stream = TABLES["celeba_table1"], io.StringIO()
+    (record,) = compare(table, [row("celeba_table1", frechet_distance=17.0, frechet_distance_sd=0.26)])
+    assert record["measured_sd"] == 0.26
+    render_comparison(table, [record], Terminal(stream))
+    assert "17.00 +- 0.26" in stream.getvalue()
+
+
 def test_two_spacings_are_two_tables():
     table = TABLES["cifar10_table1"]
     records = compare(table, [row(), row(tau="linear", frechet_distance=20.0)])

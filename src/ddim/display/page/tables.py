@@ -196,7 +196,7 @@ def _beside(row: Any) -> Cell:
     # No digits are added to what the paper prints.
     small = ["not in the paper"] if paper is None else [f"paper {paper:.10g}"]
     return Cell(
-        measured_text(row["measured"]),
+        measured_text(row["measured"], sd=_number(row.get("measured_sd"))),
         small=small + ([f"{sign}{significant(difference, 3)}"] if difference is not None else []),
     )
 

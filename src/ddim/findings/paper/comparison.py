@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from ddim.findings.files import write_rows
-from ddim.findings.labels import eta_label, eta_order, eta_title, significant
+from ddim.findings.labels import eta_label, eta_order, eta_title, significant, with_sd
 from ddim.findings.paper import PaperTable
 from ddim.findings.telling import Words
 
 
 def compare(table: PaperTable, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One record per result: its row, `measured`, `paper`, `difference`, and why the two may not be compared.
+    """One record per result: its row, `measured`, `measured_sd`, `paper`, `difference`, why they may not be compared.
 
     rows: records of an evaluation's parts as their files hold them; those without the table's metric are left out.
-    `paper` and `difference` are None where the paper has no number for these settings.
+    `paper` and `difference` are None where the paper has no number for these settings, `measured_sd` where the row
+    has no standard deviation.
     """
     records = []
     for row in rows:
@@ -30,6 +31,7 @@ def compare(table: PaperTable, rows: Iterable[Mapping[str, Any]]) -> list[dict[s
                 "table": table.name,
                 **row,
                 "measured": measured,
+                "measured_sd": row.get(f"{table.metric}_sd"),
                 "paper": published,
                 "difference": measured - published if known else None,
                 "comparable": not reasons,
@@ -71,7 +73,8 @@ def _texts(record: Mapping[str, Any] | None) -> tuple[str, str, str]:
         return "-", "-", "-"
     difference = record["difference"]
     sign = "" if difference is None or difference < 0 else "+"
-    return significant(record["measured"]), _as_printed(record["paper"]), sign + significant(difference, 3)
+    own = with_sd(record["measured"], record["measured_sd"])
+    return own, _as_printed(record["paper"]), sign + significant(difference, 3)
 
 
 def _as_printed(value: float | None) -> str:
