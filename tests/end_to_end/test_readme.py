@@ -139,7 +139,7 @@ def test_readme_command_runs(run_script, workplace, places, command):
             for argument in arguments:
                 jobs *= len(argument.split(",")) if "=" in argument else 1
         part = next((word.removeprefix("evaluation=") for word in arguments if word.startswith("evaluation=")), "grid")
-        tables = {"grid": "results", "paper": "results", "all": "*"}.get(part, part)
+        tables = {"grid": "results", "paper": "results", "samplers": "results", "all": "*"}.get(part, part)
         found = list(workplace.glob(f"outputs/{'multirun' if jobs > 1 else 'evaluate'}/**/{tables}.csv"))
         # A sweep's jobs have a table each, and together one.
         wanted = jobs + 1 if jobs > 1 else jobs
