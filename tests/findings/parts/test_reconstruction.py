@@ -19,7 +19,9 @@ def rows():
 
 def test_each_has_its_own_picture():
     images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
-    named = [name for name, *_ in pictures(rows(), images, [images] * 3)]
+    drawn = list(pictures(rows(), images, [images] * 3))
+    named = [name for name, *_ in drawn]
+    assert list(drawn[-1][1].panels[0].lines) == ["ddim linear τ", "deis linear τ", "deis order2 linear τ"]
     assert named == ["images", "images-deis", "images-deis-order2", "error"]
 
 

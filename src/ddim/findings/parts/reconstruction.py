@@ -33,7 +33,10 @@ def pictures(rows: Rows, originals: Any, images: Sequence[Any]) -> Iterator[tupl
     about = {name: first.get(column) for name, column in _ABOUT.items()}
     if not several(rows, "tau"):
         about["τ"] = first["tau"]
-    curves = {" ".join([*sampler_parts(row[0]), f"{row[0]['tau']} τ"]): row for row in by_curve(rows).values()}
+    unnamed = ["ddim"] if several(rows, "sampler", "options") else []
+    curves = {
+        " ".join([*(sampler_parts(row[0]) or unnamed), f"{row[0]['tau']} τ"]): row for row in by_curve(rows).values()
+    }
     title = f"{data}: reconstruction error against S, {first['num_images']:,} {split} images"
     yield "error", Curves([panel(ERROR, curves)], title, stated(about)), ""
 
