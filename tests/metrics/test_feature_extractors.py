@@ -12,7 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from ddim.errors import UserError
-from ddim.metrics import FEATURES, Features, build_extractor, extract_features
+from ddim.metrics import FEATURES, Features, build_classifier, build_extractor, extract_features
 from ddim.metrics.features import full_float32
 
 TOOL = Path(__file__).parents[2] / "tools" / "train_digits_cnn.py"
@@ -140,6 +140,25 @@ def test_digits_cnn_is_small_well_conditioned_and_gives_no_logits(digits):
     assert eigenvalues[0] > 5e-4 * eigenvalues[-1]
 
 
+def test_classes_follow_from_features_that_are_already_known(digits):
+    extractor, (images, labels) = build("digits-cnn"), digits["test"]
+    logits = extractor.logits_of(extractor(images).features)
+    assert logits.shape == (360, 10) and logits.dtype == torch.float32 and not logits.requires_grad
+    torch.testing.assert_close(logits, extractor.network(images)[1], rtol=1e-5, atol=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(extractor.logits_of(extractor(images).features), logits)
+    assert torch.equal(extractor.classify(images), logits.argmax(dim=1))
+    assert [extractor.classes[k] for k in labels[:3]] == [str(int(k)) for k in labels[:3]]
+
+
+def test_a_classifier_is_found_by_its_classes_and_its_images():
+    digits = [str(digit) for digit in range(10)]
+    assert build_classifier(digits, channels=1, resolution=8).name == "digits-cnn"
+    assert not any(p.requires_grad for p in build_classifier(digits, channels=1, resolution=8).parameters())
+    for classes, channels, resolution in ((digits[::-1], 1, 8), (digits, 3, 8), (digits, 1, 32), (["cat"], 1, 8)):
+        assert build_classifier(classes, channels=channels, resolution=resolution) is None
+
+
 def test_building_leaves_random_numbers_alone():
     torch.manual_seed(3)
     state = torch.get_rng_state()
@@ -164,6 +183,8 @@ def test_provenance_tells_extractors_apart():
 def test_wrong_images_are_refused(images, message):
     with pytest.raises(ValueError, match=message):
         build("pixels", 1, 8)(images)
+    with pytest.raises(ValueError, match=message):
+        build("digits-cnn")(images)
 
 
 def test_wrong_requests_are_refused():

@@ -1,6 +1,7 @@
 """Sample quality: features of images, statistics of a reference set, and the distances between them."""
 
 from ddim.metrics.blocks import BLOCKS, BlockMoments, block_of
+from ddim.metrics.classifiers import ClassifierFeatures
 from ddim.metrics.compute import (
     MEASURES,
     METRICS,
@@ -12,7 +13,7 @@ from ddim.metrics.compute import (
     measure_metrics,
     needs_features,
 )
-from ddim.metrics.extractors import EXTRACTORS, FEATURES, build_extractor
+from ddim.metrics.extractors import EXTRACTORS, FEATURES, build_classifier, build_extractor
 from ddim.metrics.features import FeatureExtractor, Features, extract_features, full_float32
 from ddim.metrics.frechet import distance_jackknife, frechet_distance, reference_bias
 from ddim.metrics.moments import RunningMoments
@@ -41,6 +42,7 @@ __all__ = [
     "METRICS",
     "NEIGHBOURS",
     "BlockMoments",
+    "ClassifierFeatures",
     "Comparison",
     "FeatureExtractor",
     "Features",
@@ -51,6 +53,7 @@ __all__ = [
     "ReferenceStatistics",
     "RunningMoments",
     "block_of",
+    "build_classifier",
     "build_extractor",
     "compare",
     "compute_floor",

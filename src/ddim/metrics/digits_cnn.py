@@ -6,14 +6,9 @@ classify 357 of the 360 test images correctly (99.2%).
 
 from __future__ import annotations
 
-import hashlib
-from importlib import resources
-
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
-from ddim.metrics.features import FeatureExtractor, Features
+from ddim.metrics.classifiers import ClassifierFeatures
 
 WEIGHTS_FILE = "digits_cnn.safetensors"
 
@@ -46,25 +41,15 @@ class DigitsCNN(nn.Module):
         return features, self.classifier(features)
 
 
-class DigitsFeatures(FeatureExtractor):
-    """The 64 features of the shipped DigitsCNN. No logits: an Inception score of a digit classifier means nothing."""
+class DigitsFeatures(ClassifierFeatures):
+    """The 64 features of the shipped DigitsCNN, and the digit that it takes an image for."""
 
     def __init__(self) -> None:
-        weights = resources.files(__package__).joinpath(WEIGHTS_FILE).read_bytes()
         super().__init__(
             "digits-cnn",
-            DigitsCNN.feature_dim,
-            {"resize": "none", "weights_sha256": hashlib.sha256(weights).hexdigest()},
+            DigitsCNN,
+            dim=DigitsCNN.feature_dim,
+            image_shape=(1, 8, 8),
+            weights_file=WEIGHTS_FILE,
+            classes=[str(digit) for digit in range(10)],
         )
-        # The initial weights are replaced at once: the caller's random numbers stay untouched.
-        with torch.random.fork_rng(devices=[]):
-            self.network = DigitsCNN()
-        self.network.load_state_dict(safetensors.torch.load(weights))
-
-    def extract(self, images: Tensor) -> Features:
-        return Features(self.network(images)[0])
-
-    def classify(self, images: Tensor) -> Tensor:
-        """Most probable digit of each image: uint8 (N, 1, 8, 8) -> int64 (N,)."""
-        with torch.no_grad():
-            return self.network(images.to(self._device.device))[1].argmax(dim=1)

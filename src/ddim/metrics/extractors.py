@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from ddim.errors import UserError
+from ddim.metrics.classifiers import ClassifierFeatures
 from ddim.metrics.digits_cnn import DigitsFeatures
 from ddim.metrics.features import FeatureExtractor, PixelFeatures
 from ddim.metrics.inception import InceptionFeatures
@@ -17,6 +18,8 @@ EXTRACTORS: dict[str, Callable[[int, int], FeatureExtractor] | None] = dict.from
     ("inception-v3-compat", "digits-cnn", "pixels")
 )
 FEATURES = EXTRACTORS.keys()
+# Those that also say what an image shows.
+CLASSIFIERS: tuple[Callable[[], ClassifierFeatures], ...] = (DigitsFeatures,)
 
 
 def build_extractor(
@@ -50,3 +53,17 @@ def build_extractor(
     else:
         extractor = PixelFeatures(channels, resolution)
     return extractor.requires_grad_(False).eval().to(device)
+
+
+def build_classifier(
+    classes: Sequence[str], *, channels: int, resolution: int, device: torch.device | str = "cpu"
+) -> ClassifierFeatures | None:
+    """The shipped classifier that tells these classes apart on such images; None where there is none.
+
+    classes: names in the order of the labels. Label k of the data set is then class k of `classify`.
+    """
+    for known in CLASSIFIERS:
+        classifier = known()
+        if (classifier.classes, classifier.image_shape) == (tuple(classes), (channels, resolution, resolution)):
+            return classifier.requires_grad_(False).eval().to(device)
+    return None

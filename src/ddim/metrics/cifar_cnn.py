@@ -1,0 +1,49 @@
+"""A small convolutional classifier of 32x32 photographs whose pooled last layer serves as features.
+
+Its weights lie beside this file; `python tools/train_cifar_cnn.py DIR` made them from the training split alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+WEIGHTS_FILE = "cifar_cnn.safetensors"
+
+
+def convolution(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1), nn.SiLU())
+
+
+class Residual(nn.Sequential):
+    """x -> x + layers(x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class CifarCNN(nn.Module):
+    """uint8 images (N, 3, 32, 32) -> features (N, 96) and class logits (N, 10).
+
+    The features are averages over the 8x8 positions of the last layer, so that each is a smooth function of the whole
+    image. Normalisation takes place only in training; it is folded into these convolutions afterwards.
+    """
+
+    feature_dim = 96
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            convolution(3, 32),
+            convolution(32, 64, stride=2),
+            Residual(convolution(64, 64), convolution(64, 64)),
+            nn.MaxPool2d(2),
+            convolution(64, 96),
+            Residual(convolution(96, 96)),
+        )
+        self.classifier = nn.Linear(self.feature_dim, 10)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        features = self.convolutions(x).mean(dim=(2, 3))
+        return features, self.classifier(features)

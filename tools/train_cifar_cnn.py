@@ -1,0 +1,175 @@
+"""Trains the photograph classifier behind the `cifar-cnn` features and writes its weights into the package.
+
+    python tools/train_cifar_cnn.py DIR [--output FILE] [--epochs N] [--seed N] [--threads N] [--state FILE]
+
+DIR holds the CIFAR-10 images as files, `train/CLASS/*` and `test/CLASS/*`, 32x32 pixels. The training split alone is
+learned from; the test split is only measured. `--state` keeps where the training stands after every epoch, and a
+second start with the same file goes on from there. The same seed, thread count and kind of processor give the same
+weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ddim.data.decoding import Decoder
+from ddim.data.image_folder import find_images
+from ddim.metrics import cifar_cnn
+
+BATCH_SIZE = 256
+PEAK_LEARNING_RATE = 0.2
+WEIGHT_DECAY = 5e-4
+LABEL_SMOOTHING = 0.05
+MAX_SHIFT = 3
+
+
+def load_split(root: Path, split: str) -> tuple[Tensor, Tensor]:
+    """uint8 images (N, 3, 32, 32) and labels (N,): the position of a file's folder among the sorted class folders."""
+    files = find_images(root / split)
+    classes = sorted({file.parent.name for file in files})
+    decoder = Decoder(channels=3, resolution=32)
+    images = torch.from_numpy(np.stack([decoder(file.read_bytes()) for file in files]))
+    return images, torch.tensor([classes.index(file.parent.name) for file in files])
+
+
+def augmented(images: Tensor) -> Tensor:
+    """Each image mirrored with probability 1/2 and moved by up to MAX_SHIFT pixels along each axis, edges reflected."""
+    count, channels, height, width = images.shape
+    padded = functional.pad(images.float(), (MAX_SHIFT,) * 4, mode="reflect")
+    top, left = torch.randint(0, 2 * MAX_SHIFT + 1, (2, count, 1))
+    rows, columns = top + torch.arange(height), left + torch.arange(width)
+    columns = torch.where(torch.rand(count, 1) < 0.5, columns, columns.flip(1))
+    return padded[
+        torch.arange(count)[:, None, None, None],
+        torch.arange(channels)[None, :, None, None],
+        rows[:, None, :, None],
+        columns[:, None, None, :],
+    ]
+
+
+def with_batch_norm(network: nn.Module) -> nn.Module:
+    """The network with every convolution but the first followed by batch normalisation, for training.
+
+    The first one's input is no activation, and its output is as large as all others together.
+    """
+    for name, module in network.named_children():
+        if isinstance(module, nn.Conv2d) and module.in_channels > 3:
+            without_bias = nn.Conv2d(
+                module.in_channels, module.out_channels, 3, stride=module.stride, padding=1, bias=False
+            )
+            setattr(network, name, nn.Sequential(without_bias, nn.BatchNorm2d(module.out_channels)))
+        else:
+            with_batch_norm(module)
+    return network
+
+
+def folded(network: nn.Module) -> nn.Module:
+    """The inverse of `with_batch_norm`: the running statistics become part of weights and biases."""
+    for name, module in network.named_children():
+        if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[1], nn.BatchNorm2d):
+            setattr(network, name, fuse_conv_bn_eval(module[0].eval(), module[1].eval()))
+        else:
+            folded(module)
+    return network
+
+
+@torch.no_grad()
+def predict(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Features (N, 96) and logits (N, 10) in float32."""
+    network.eval()
+    features, logits = zip(*[network(part) for part in images.split(500)], strict=True)
+    return torch.cat(features), torch.cat(logits)
+
+
+def train(images: Tensor, labels: Tensor, test: tuple[Tensor, Tensor], options: argparse.Namespace) -> nn.Module:
+    """A trained network with batch normalisation. Prints loss and test accuracy of every epoch."""
+    torch.manual_seed(options.seed)
+    network = with_batch_norm(cifar_cnn.CifarCNN()).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=PEAK_LEARNING_RATE, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY
+    )
+    steps = len(images) // BATCH_SIZE
+    # From a quarter of the peak over a fifth of the training to the peak, then linearly to (nearly) zero.
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=PEAK_LEARNING_RATE,
+        total_steps=options.epochs * steps,
+        pct_start=0.2,
+        anneal_strategy="linear",
+        cycle_momentum=False,
+        div_factor=4,
+    )
+    loss_function = nn.CrossEntropyLoss(label_smoothing=LABEL_SMOOTHING)
+    parts = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
+    first_epoch = 0
+    if options.state and options.state.exists():
+        state = torch.load(options.state, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        torch.set_rng_state(state["random"])
+        first_epoch = state["epoch"]
+    for epoch in range(first_epoch, options.epochs):
+        started, total = time.monotonic(), 0.0
+        network.train()
+        for chosen in torch.randperm(len(images)).split(BATCH_SIZE)[:steps]:
+            batch = augmented(images[chosen])
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = network(batch)[1]
+            loss = loss_function(logits.float(), labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            total += loss.item()
+        accuracy = (predict(network, test[0])[1].argmax(dim=1) == test[1]).double().mean().item()
+        seconds = time.monotonic() - started
+        print(f"epoch {epoch + 1}: loss {total / steps:.4f}, test {accuracy:.2%}, {seconds:.0f} s", flush=True)
+        if options.state:
+            state = {name: part.state_dict() for name, part in parts.items()}
+            partial = options.state.with_suffix(".partial")
+            torch.save({**state, "random": torch.get_rng_state(), "epoch": epoch + 1}, partial)
+            os.replace(partial, options.state)
+    return network
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path, metavar="DIR")
+    parser.add_argument("--output", type=Path, default=Path(cifar_cnn.__file__).with_name(cifar_cnn.WEIGHTS_FILE))
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--state", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    split = {name: load_split(options.root, name) for name in ("train", "test")}
+    trained = train(*split["train"], test=split["test"], options=options)
+    weights = {name: value.half() for name, value in folded(trained).state_dict().items()}
+    options.output.write_bytes(safetensors.torch.save({name: value.contiguous() for name, value in weights.items()}))
+
+    # What is reported is of the weights as they are shipped: folded and rounded.
+    network = cifar_cnn.CifarCNN()
+    network.load_state_dict(safetensors.torch.load(options.output.read_bytes()))
+    for name, (images, labels) in split.items():
+        features, logits = predict(network, images)
+        correct = int((logits.argmax(dim=1) == labels).sum())
+        print(f"{name}: {correct} of {len(labels)} correct ({correct / len(labels):.2%})")
+        if name == "train":
+            eigenvalues = torch.linalg.eigvalsh(features.double().T.cov())
+            print(f"train: feature covariance has eigenvalues from {eigenvalues[0]:.2e} to {eigenvalues[-1]:.2e}")
+    print(f"{options.output}: {options.output.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
