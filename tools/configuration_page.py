@@ -321,6 +321,7 @@ def _signature_rows(function: Any, doc: str, cfg: DictConfig, prefix: str) -> li
     kinds = {
         "int": "whole number",
         "float": "number",
+        "bool": "true, false",
         "int | None": "whole number or null",
         "Sequence[int]": "list: whole number",
     }

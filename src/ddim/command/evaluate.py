@@ -22,7 +22,8 @@ from ddim.command.from_checkpoint import open_subject
 from ddim.command.resuming import as_run, begun_with
 from ddim.data import ImageDataModule
 from ddim.data.build import load_data
-from ddim.denoisers.build import VERSIONS, check_shape
+from ddim.data.conditions import ConditionOf, in_turn
+from ddim.denoisers.build import VERSIONS, check_conditions, check_shape, described, identifying_config, takes_condition
 from ddim.denoisers.pretrained import UNSTATED, Pretrained
 from ddim.display.page.write import write_report
 from ddim.display.presenter import Pictures
@@ -88,6 +89,7 @@ def _evaluate(cfg: DictConfig, directory: Path, stop: StopRequest) -> None:
     # The command line may have changed what the weights do not decide, such as the resolution.
     denoiser = opened.build(config.evaluation.weights, denoiser=config.denoiser)
     check_shape(denoiser, images.space.shape, images.name)
+    check_conditions(denoiser, images.meaning, images.name, required=False)
     running, pictures = _running(evaluation, opened, denoiser, weights, images, trainer, directory, show_progress)
     running.context |= {"config": plain_config(cfg)}
     artifact = artifact_of(Path(opened.origin))
@@ -99,7 +101,8 @@ def _evaluate(cfg: DictConfig, directory: Path, stop: StopRequest) -> None:
         group=_training_run(opened.origin),
     )
     attach(trainer, [SignalHandlers(stop), running], loggers)
-    module = DenoisingModule(denoiser, evaluation.schedule, optimizer={}, seed=config.seed)
+    drawn_with = _condition_of(denoiser, images)
+    module = DenoisingModule(denoiser, evaluation.schedule, optimizer={}, seed=config.seed, condition_of=drawn_with)
     plans = ", ".join(study.plan() for study in running.studies)
     log.info(
         "Evaluating %s (%s weights) in %s: %s. Everything goes to %s",
@@ -118,6 +121,13 @@ def _evaluate(cfg: DictConfig, directory: Path, stop: StopRequest) -> None:
             f"hydra.run.dir={directory}: another evaluation is writing there; wait for it, or take another directory."
         ) from error
     _say(running, pictures, evaluation.table, trainer, directory)
+
+
+def _condition_of(denoiser: nn.Module, images: ImageDataModule) -> ConditionOf | None:
+    """The conditions that samples are drawn with; None of a network that takes none."""
+    if not takes_condition(denoiser):
+        return None
+    return images.condition_of or in_turn(described(denoiser).config["num_classes"])
 
 
 def _stated_weights(opened: Pretrained, wanted: str) -> str:
@@ -165,7 +175,7 @@ def _running(
         "weights_hash": weights_hash[:16],
         "seed": config.seed,
     }
-    network = {"weights_sha256": weights_hash, "denoiser": denoiser.config}
+    network = {"weights_sha256": weights_hash, "denoiser": identifying_config(denoiser)}
     if config.denoiser["name"] in VERSIONS:
         network["denoiser_version"] = VERSIONS[config.denoiser["name"]]
     studies, material = build_studies(

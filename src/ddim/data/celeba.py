@@ -7,10 +7,12 @@ import os
 import re
 import tempfile
 import urllib.request
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ddim.data.celeba_attributes import ATTRIBUTE_NAMES, Attributes, read_attributes
 from ddim.data.cifar10 import network_timeout
 from ddim.data.decoding import RESIZE_FILTERS, Decoder
 from ddim.data.image_folder import find_images, split_by_hash
@@ -31,7 +33,8 @@ class CelebA:
     """Aligned CelebA images: a folder of them, or torchvision's layout `celeba/img_align_celeba`.
 
     Splits are the official ones (partition 0 trains, 2 tests, 1 is unused) when `list_eval_partition.txt` lies beside
-    or in the image folder; otherwise a hash of the file name picks `test_fraction` of the images.
+    or in the image folder; otherwise a hash of the file name picks `test_fraction` of the images. Images are of classes
+    where `attributes` names some of those in `list_attr_celeba.txt`, which lies in the same places.
     """
 
     def __init__(self, options: Options, cache_dir: Path) -> None:
@@ -40,6 +43,7 @@ class CelebA:
         self.root = options.folder("root", cache_dir / "celeba")
         self.download = options.boolean("download", False)
         self.on_bad_image = options.choice("on_bad_image", "error", ON_BAD_IMAGE)
+        self.attributes = options.names("attributes")
         self._cache_dir = cache_dir
         self.test_fraction = options.fraction("test_fraction", 0.1)
         self.decoder = Decoder(
@@ -55,11 +59,17 @@ class CelebA:
         """Find the images, or download them; UserError with what to put where when neither works."""
         if self._find_folder() is None and self.download:
             self._download()
-        _ = self._splits
+        _ = self._splits, self._classes
 
     def open(self, split: str) -> FileSplit:
         """The images of "train" or "test"."""
-        return FileSplit(self._splits[split], self.root, self.decoder, self.on_bad_image, self._cache_dir)
+        class_of = None if self._classes is None else self._classes.class_of
+        return FileSplit(self._splits[split], self.root, self.decoder, self.on_bad_image, self._cache_dir, class_of)
+
+    @property
+    def meaning(self) -> dict[str, Any] | None:
+        """The combinations of the chosen attributes, where there are any."""
+        return None if self._classes is None else {"classes": self._classes.classes}
 
     def details(self) -> dict[str, Any]:
         rule = f"hash of the path, test fraction {self.test_fraction:g}"
@@ -80,8 +90,23 @@ class CelebA:
 
     @cached_property
     def _partition_file(self) -> Path | None:
+        return self._beside(PARTITION_NAMES)
+
+    @cached_property
+    def _classes(self) -> Attributes | None:
+        if not self.attributes:
+            return None
+        path = self._beside(ATTRIBUTE_NAMES)
+        if path is None:
+            raise UserError(
+                f"dataset.attributes={self.attributes} needs {ATTRIBUTE_NAMES[0]} beside the images in {self._folder}: "
+                "get it where these are from, or leave dataset.attributes out"
+            )
+        return read_attributes(path, self.attributes)
+
+    def _beside(self, names: Sequence[str]) -> Path | None:
         places = (self._folder, self._folder.parent, self.root)
-        return next((place / name for place in places for name in PARTITION_NAMES if (place / name).is_file()), None)
+        return next((place / name for place in places for name in names if (place / name).is_file()), None)
 
     @cached_property
     def _splits(self) -> dict[str, list[Path]]:

@@ -9,7 +9,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -19,6 +19,8 @@ from ddim.errors import UserError
 from ddim.runs.locking import locked
 
 NETWORK_TIMEOUT_SECONDS = 15.0
+# In the order of the published numbers.
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 class Cifar10:
@@ -27,6 +29,8 @@ class Cifar10:
     An archive `cifar-10-python.tar.gz` that lies in `root` is unpacked instead of downloaded. torchvision checks the
     md5 sum of every pickle before it is read.
     """
+
+    meaning: ClassVar[dict[str, Any]] = {"classes": CLASSES}
 
     def __init__(self, options: Options, cache_dir: Path) -> None:
         self.channels = options.choice("channels", 3, (3,))
@@ -72,7 +76,7 @@ class Cifar10:
             raise self._missing(f"getting it from {cifar10.url} failed: {_reason(error)}") from error
 
     def open(self, split: str) -> ArraySplit:
-        """uint8 (N, 3, 32, 32), the images of "train" or "test" in the order of the published batches.
+        """uint8 (N, 3, 32, 32), "train" or "test" in the order of the published batches, and which class each is of.
 
         Raises:
             UserError: files below `root` are missing or differ from the published ones.
@@ -81,7 +85,7 @@ class Cifar10:
             dataset = _torchvision_cifar10()(self.root, train=split == "train", download=False)
         except (OSError, RuntimeError) as error:
             raise self._missing("a file is missing or differs from the published one (md5)") from error
-        return ArraySplit(torch.from_numpy(dataset.data.transpose(0, 3, 1, 2).copy()))
+        return ArraySplit(torch.from_numpy(dataset.data.transpose(0, 3, 1, 2).copy()), torch.tensor(dataset.targets))
 
     def details(self) -> dict[str, Any]:
         return {"split_rule": "official"}

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import pytorch_lightning as pl
 from torch import Tensor
 
+from ddim.data.conditions import ConditionOf, in_turn
 from ddim.data.loaders import Batches, InMemoryLoader, OnDiskImages, WorkerLoader
 from ddim.data.memory import available_memory
 from ddim.data.order import EvaluationBatches, TrainingBatches, TrainingOrder
@@ -21,7 +22,12 @@ MEMORY_SHARE = 4
 
 
 class Source(Protocol):
-    """A dataset that knows where its images are."""
+    """A dataset that knows where its images are.
+
+    One whose images are of classes, or have other conditions, says what they mean in `meaning`, see
+    `ImageDataModule.meaning`, and its splits have `conditions`. `condition_of` says which ones samples are drawn with,
+    where these are no classes.
+    """
 
     channels: int
     resolution: int
@@ -36,7 +42,8 @@ class Source(Protocol):
 class ImageDataModule(pl.LightningDataModule):
     """Training batches in an order that survives interruption, evaluation batches that hold each image once.
 
-    Batches are {"image": uint8 (B, C, H, W), "index": int64 (B,)}. The Trainer must be made with
+    Batches are {"image": uint8 (B, C, H, W), "index": int64 (B,)}, with "condition", int64 (B, ...), where the data set
+    has conditions: (B,) for classes, (B, L) for the tokens of captions. The Trainer must be made with
     `use_distributed_sampler=False`: images are divided among ranks here, without the repeats of `DistributedSampler`.
     """
 
@@ -113,6 +120,29 @@ class ImageDataModule(pl.LightningDataModule):
         """Number of images in "train" or "test"."""
         return len(self._split(split))
 
+    @property
+    def meaning(self) -> dict[str, Any] | None:
+        """What conditions mean, plain data that checkpoints keep: {"classes": [names]}; None where there are none."""
+        return getattr(self._source, "meaning", None)
+
+    def conditions(self, split: str) -> Tensor | None:
+        """The conditions of a split's images in its order, int64 (N, ...); None where there are none."""
+        return None if self.meaning is None else self._split(split).conditions
+
+    @property
+    def condition_of(self) -> ConditionOf | None:
+        """Sample numbers (N,) -> the conditions (N, ...) that they are drawn with: classes in turn, or the source's.
+
+        None where there are none.
+        """
+        if self.meaning is None:
+            return None
+        of_source: ConditionOf | None = getattr(self._source, "condition_of", None)
+        if of_source is None:
+            return in_turn(len(self.meaning["classes"]))
+        # A function and not a method: whoever holds it may be copied, and the source with its images should not be.
+        return lambda numbers: of_source(numbers)
+
     def images(self, split: str, batch_size: int, limit: int | None = None) -> Iterator[Tensor]:
         """uint8 (B, C, H, W) batches of a split in its fixed order, never mirrored.
 
@@ -168,10 +198,11 @@ class ImageDataModule(pl.LightningDataModule):
     def _loader(self, split: str, batches: Batches) -> InMemoryLoader | WorkerLoader:
         self._make_ready(split)
         images = self._split(split)
+        conditions = self.conditions(split)
         if images.images is not None:
-            return InMemoryLoader(images.images, batches)
+            return InMemoryLoader(images.images, batches, conditions)
         assert isinstance(images, FileSplit)
-        return WorkerLoader(OnDiskImages(images.files(), images.decoder), batches, self.num_workers)
+        return WorkerLoader(OnDiskImages(images.files(), images.decoder, conditions), batches, self.num_workers)
 
     def _training_order(self) -> TrainingOrder:
         rank, world_size = self._rank_and_world_size()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ SPLIT_SEED = 0
 class Digits:
     """1,437 training and 360 test images, stratified by digit; values 0..16 scaled to 0..255 and rounded."""
 
+    meaning: ClassVar[dict[str, Any]] = {"classes": [str(digit) for digit in range(10)]}
+
     def __init__(self, options: Options, cache_dir: Path) -> None:
         self.channels = options.choice("channels", 1, (1,))
         self.resolution = options.choice("resolution", 8, (8,))
@@ -28,20 +30,23 @@ class Digits:
         """Nothing to do: the images come with scikit-learn."""
 
     def open(self, split: str) -> ArraySplit:
-        """uint8 (N, 1, 8, 8), the images of "train" or "test" in the order of scikit-learn's table."""
-        images, is_test = self._images_and_split
-        return ArraySplit(images[is_test if split == "test" else ~is_test])
+        """uint8 (N, 1, 8, 8), "train" or "test" in the order of scikit-learn's table, and which digit each is."""
+        images, digits, is_test = self._table
+        chosen = is_test if split == "test" else ~is_test
+        return ArraySplit(images[chosen], digits[chosen])
 
     def details(self) -> dict[str, Any]:
         return {"split_rule": f"stratified by digit, seed {SPLIT_SEED}"}
 
     @cached_property
-    def _images_and_split(self) -> tuple[Tensor, Tensor]:
+    def _table(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, which digit each is, and whether it is of the test split."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()
         images = np.floor(digits.images * (255 / 16) + 0.5).astype(np.uint8)
-        return torch.from_numpy(images)[:, None], torch.from_numpy(_test_mask(digits.target))
+        labels, is_test = digits.target.astype(np.int64), _test_mask(digits.target)
+        return torch.from_numpy(images)[:, None], torch.from_numpy(labels), torch.from_numpy(is_test)
 
 
 def _test_mask(labels: np.ndarray) -> np.ndarray:

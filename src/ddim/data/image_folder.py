@@ -22,6 +22,9 @@ class ImageFolder:
 
     `root/train` and the first of `root/test`, `val`, `valid`, `validation` are the splits when both exist. Otherwise
     `test_fraction` of all files is the test split, chosen by a hash of the relative path.
+
+    Where every file lies in one of several folders of its split (of `root`, where there are no splits), these are the
+    classes of the images, in the order of their names.
     """
 
     def __init__(self, options: Options, cache_dir: Path) -> None:
@@ -45,7 +48,13 @@ class ImageFolder:
 
     def open(self, split: str) -> FileSplit:
         """The images of "train" or "test"."""
-        return FileSplit(self._splits[split], self.root, self.decoder, self.on_bad_image, self._cache_dir)
+        class_of = None if self._classes is None else self._class_of
+        return FileSplit(self._splits[split], self.root, self.decoder, self.on_bad_image, self._cache_dir, class_of)
+
+    @property
+    def meaning(self) -> dict[str, Any] | None:
+        """The names of the class folders, where there are any."""
+        return None if self._classes is None else {"classes": self._classes}
 
     def details(self) -> dict[str, Any]:
         test = self._test_folder
@@ -58,6 +67,20 @@ class ImageFolder:
             return None
         folders = [self.root / name for name in TEST_FOLDERS]
         return next((folder for folder in folders if folder.is_dir()), None)
+
+    @cached_property
+    def _classes(self) -> list[str] | None:
+        folders = {self._folder_of(path) for files in self._splits.values() for path in files}
+        return None if "" in folders or len(folders) < 2 else sorted(folders)
+
+    def _class_of(self, path: Path) -> int:
+        assert self._classes is not None
+        return self._classes.index(self._folder_of(path))
+
+    def _folder_of(self, path: Path) -> str:
+        """The folder directly below that of the split; empty where the file lies in that itself."""
+        parts = path.relative_to(self.root).parts[self._test_folder is not None :]
+        return parts[0] if len(parts) > 1 else ""
 
     @cached_property
     def _splits(self) -> dict[str, list[Path]]:

@@ -1,4 +1,7 @@
-"""Loaders that turn batches of items into {"image": uint8 (B, C, H, W), "index": int64 (B,)}."""
+"""Loaders that turn batches of items into {"image": uint8 (B, C, H, W), "index": int64 (B,)}.
+
+Where a data set has conditions, batches have "condition", int64 (B, ...), as well.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +54,9 @@ class InMemoryLoader(_Resumable):
     from other memory would wait until the step before has ended.
     """
 
-    def __init__(self, images: Tensor, batch_sampler: Batches) -> None:
+    def __init__(self, images: Tensor, batch_sampler: Batches, conditions: Tensor | None = None) -> None:
         self.images = images
+        self.conditions = conditions
         self.batch_sampler = batch_sampler
         self._pin_memory = torch.cuda.is_available()
 
@@ -69,15 +73,17 @@ class InMemoryLoader(_Resumable):
         flipped = torch.tensor([position for position, (_, flip) in enumerate(items) if flip], dtype=torch.int64)
         if len(flipped):
             images[flipped] = images.index_select(0, flipped).flip(-1)
-        return {"image": images, "index": indices}
+        batch = {"image": images, "index": indices}
+        return batch if self.conditions is None else {**batch, "condition": self.conditions[indices]}
 
 
 class OnDiskImages(Dataset[dict[str, Any]]):
     """Decodes one image per item, in a worker process."""
 
-    def __init__(self, files: Sequence[Path], decoder: Decoder) -> None:
+    def __init__(self, files: Sequence[Path], decoder: Decoder, conditions: Tensor | None = None) -> None:
         self._files = files
         self._decoder = decoder
+        self._conditions = conditions
 
     def __len__(self) -> int:
         return len(self._files)
@@ -89,7 +95,8 @@ class OnDiskImages(Dataset[dict[str, Any]]):
             image = torch.from_numpy(self._decoder(path.read_bytes()).copy())
         except (BadImage, OSError) as error:
             raise UserError(f"the image {path} can no longer be used: {error}") from error
-        return {"image": image.flip(-1) if flip else image, "index": index}
+        found = {"image": image.flip(-1) if flip else image, "index": index}
+        return found if self._conditions is None else {**found, "condition": self._conditions[index]}
 
 
 class WorkerLoader(_Resumable, DataLoader[dict[str, Any]]):

@@ -21,6 +21,7 @@ MEANINGS = {
     "download": "whether missing data are downloaded.",
     "resize": "filter that brings the shorter side to `resolution`, before the centre is cropped.",
     "background": "what is put behind transparent pixels.",
+    "attributes": "names, such as [Male, Smiling], whose combinations are the classes; null: there are none.",
     "test_fraction": "of the files that is held out where no splits are given, chosen by a hash of the path.",
     "allow_upscale": "accept images that are smaller than `resolution`.",
     "on_bad_image": "what to do with files that are no usable image; skip counts them and goes on.",
@@ -76,6 +77,14 @@ class Options:
         if not is_number or not 0 < value < 1:
             raise UserError(f"dataset.{key}={value} must be a number between 0 and 1, both excluded")
         return float(value)
+
+    def names(self, key: str) -> list[str]:
+        """One text or a list of them; none where the key is null or not given."""
+        value = self._take(key, None, "text, or a list")
+        listed = [] if value is None else [value] if isinstance(value, str) else value
+        if not isinstance(listed, list | tuple) or not all(isinstance(name, str) and name for name in listed):
+            raise UserError(f"dataset.{key}={value} must be a name or a list of names")
+        return list(listed)
 
     def text(self, key: str, default: str | None) -> str | None:
         value = self._take(key, default, "text or null")

@@ -8,9 +8,10 @@ import logging
 import os
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,11 @@ def spread(count: int, limit: int) -> list[int]:
 
 
 class ArraySplit:
-    """Images that are already pixels: uint8 (N, C, H, W)."""
+    """Images that are already pixels, uint8 (N, C, H, W), and where they have any their conditions (N, ...), int64."""
 
-    def __init__(self, images: Tensor) -> None:
+    def __init__(self, images: Tensor, conditions: Tensor | None = None) -> None:
         self.images = images
+        self.conditions = conditions
 
     def __len__(self) -> int:
         return len(self.images)
@@ -76,11 +78,22 @@ class FileSplit:
     With `on_bad_image="error"` the first file that cannot be used raises a UserError that names it. With "skip" such
     files are counted, logged, and left out of the split. Finding them takes one pass over all files, whose outcome is
     kept in `cache_dir` for as long as the files' names, sizes and modification times stay the same.
+
+    class_of: the number of the class of a file; None where files have no classes.
     """
 
-    def __init__(self, files: Sequence[Path], root: Path, decoder: Decoder, on_bad_image: str, cache_dir: Path) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        root: Path,
+        decoder: Decoder,
+        on_bad_image: str,
+        cache_dir: Path,
+        class_of: Callable[[Path], int] | None = None,
+    ) -> None:
         self.decoder = decoder
         self.images: Tensor | None = None
+        self._class_of = class_of
         self._all_files = list(files)
         self._root = root
         self._skip = on_bad_image == "skip"
@@ -101,6 +114,11 @@ class FileSplit:
             return self._all_files
         bad = self.inspect().bad
         return [path for path in self._all_files if self._name(path) not in bad] if bad else self._all_files
+
+    @cached_property
+    def conditions(self) -> Tensor | None:
+        """The class of each usable file, int64 (N,); None where files have none."""
+        return None if self._class_of is None else torch.tensor([self._class_of(path) for path in self.files()])
 
     def load(self) -> None:
         """Decode everything into `images`, uint8 (N, C, H, W)."""

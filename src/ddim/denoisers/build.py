@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ddim.denoisers.unet import UNet
 from ddim.errors import UserError
@@ -19,10 +19,14 @@ UNET = "unet"
 DENOISERS: dict[str, type[nn.Module]] = {UNET: UNet}
 # Of a user's own: changes when the network does, which its weights need not show.
 VERSIONS: dict[str, str] = {}
+# Arguments that the UNet has got since its weights were first kept, with the defaults that change nothing.
+ADDED_LATER: dict[str, Any] = {"num_classes": None, "null_class": True}
 
 
 class Described(Protocol):
     """What a denoiser, an `nn.Module` of (x (N, ...), t (N,)) -> eps, says of itself.
+
+    A conditional one takes a third argument, see `takes_condition`.
 
     Attributes:
         config: plain values that rebuild it, one for every parameter of its constructor.
@@ -83,6 +87,53 @@ def described(denoiser: nn.Module) -> Described:
     if lacks:
         raise ValueError(f"{type(denoiser).__name__}.config does not say its {', '.join(lacks)}")
     return says
+
+
+def takes_condition(denoiser: nn.Module) -> bool:
+    """Whether the network is called as (x (N, ...), t (N,), condition (N, ...)).
+
+    A conditional network says so by `conditional`, or by a `null_condition`: one condition that stands for none.
+    """
+    return bool(getattr(denoiser, "conditional", null_condition(denoiser) is not None))
+
+
+def null_condition(denoiser: nn.Module) -> Tensor | None:
+    """The condition that stands for none, without the batch's dimension; None where the network has no such."""
+    return getattr(denoiser, "null_condition", None)
+
+
+def identifying_config(denoiser: nn.Module) -> dict[str, Any]:
+    """`config` of the network, which what was measured of it depends on.
+
+    Arguments that are newer than such measurements are in it where they are not their defaults.
+    """
+    config = described(denoiser).config
+    if not isinstance(denoiser, UNet):
+        return config
+    return {key: value for key, value in config.items() if key not in ADDED_LATER or value != ADDED_LATER[key]}
+
+
+def check_conditions(
+    denoiser: nn.Module, meaning: Mapping[str, Any] | None, dataset: str, *, required: bool = True
+) -> None:
+    """Refuse (`UserError`) a conditional denoiser for a data set whose conditions mean something else.
+
+    meaning: of the data set's conditions, such as {"classes": [names]}; None where it has none, which is refused where
+        they are `required` or the denoiser has no condition that stands for none.
+    """
+    if not takes_condition(denoiser):
+        return
+    classes = described(denoiser).config.get("num_classes")
+    if meaning is None:
+        if not required and null_condition(denoiser) is not None:
+            return
+        needs = "is a conditional network" if classes is None else f"with denoiser.num_classes={classes}"
+        raise UserError(f"denoiser {needs} needs images with labels, dataset {dataset} has none.")
+    known = len(meaning.get("classes", ()))
+    if classes is not None and classes != known:
+        raise UserError(
+            f"denoiser.num_classes={classes} does not fit dataset {dataset} with {known} classes; take {known}."
+        )
 
 
 def check_shape(denoiser: nn.Module, sample_shape: Sequence[int], dataset: str) -> None:

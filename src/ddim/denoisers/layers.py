@@ -66,7 +66,10 @@ def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Timesteps (N,) to the vector (N, out_features) that every residual block receives, its SiLU already applied."""
+    """Timesteps (N,) to the vector (N, out_features) that every residual block receives, its SiLU already applied.
+
+    `condition` (N, out_features), an embedding of what a sample is of, is added before that SiLU.
+    """
 
     def __init__(self, base_channels: int, out_features: int) -> None:
         super().__init__()
@@ -74,10 +77,13 @@ class TimeEmbedding(nn.Module):
         self.linear1 = linear(base_channels, out_features)
         self.linear2 = linear(out_features, out_features)
 
-    def forward(self, t: Tensor) -> Tensor:
+    def forward(self, t: Tensor, condition: Tensor | None = None) -> Tensor:
         embedding = sinusoidal_embedding(t, self.base_channels).to(self.linear1.weight.dtype)
+        embedding = self.linear2(F.silu(self.linear1(embedding)))
+        if condition is not None:
+            embedding = embedding + condition
         # Each residual block applies SiLU before its own projection; the result is the same for all, so once is enough.
-        return F.silu(self.linear2(F.silu(self.linear1(embedding))))
+        return F.silu(embedding)
 
 
 class GroupNorm(nn.GroupNorm):

@@ -31,6 +31,9 @@ class UNet(nn.Module):
             (those that no level has are without effect). The middle always has attention.
         dropout: probability in [0, 1) inside each residual block.
         norm_groups: groups of every normalisation; divides ``base_channels * m`` for every m in ``channel_mult``.
+        num_classes: K, the number of classes that samples may be conditioned on; None makes an unconditional network.
+            An embedding of the class is added to that of the timestep (Dhariwal & Nichol 2021).
+        null_class: whether the embedding has one more row, the K-th, which stands for no class (Ho & Salimans 2022).
 
     Raises:
         ValueError: an argument is out of range or does not fit the others; the message names it.
@@ -50,6 +53,8 @@ class UNet(nn.Module):
         attention_resolutions: Sequence[int] = (16,),
         dropout: float = 0.1,
         norm_groups: int = 32,
+        num_classes: int | None = None,
+        null_class: bool = True,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -62,6 +67,8 @@ class UNet(nn.Module):
             "attention_resolutions": _list_of_ints("attention_resolutions", attention_resolutions),
             "dropout": dropout,
             "norm_groups": norm_groups,
+            "num_classes": num_classes,
+            "null_class": null_class,
         }
         """Plain values that rebuild this architecture: ``UNet(**unet.config)``."""
         _check_config(self.config)
@@ -72,6 +79,8 @@ class UNet(nn.Module):
         options = {"time_features": 4 * base_channels, "dropout": dropout, "norm_groups": norm_groups}
 
         self.time_embedding = TimeEmbedding(base_channels, 4 * base_channels)
+        if num_classes is not None:
+            self.class_embedding = nn.Embedding(num_classes + null_class, 4 * base_channels)
         self.conv_in = conv3x3(in_channels, base_channels)
 
         self.down = nn.ModuleList()
@@ -103,23 +112,37 @@ class UNet(nn.Module):
         """(channels, height, width) of the images that it is trained on."""
         return self.config["in_channels"], self.config["resolution"], self.config["resolution"]
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    @property
+    def conditional(self) -> bool:
+        """Whether `forward` takes a condition."""
+        return self.config["num_classes"] is not None
+
+    @property
+    def null_condition(self) -> Tensor | None:
+        """The class that stands for none, a LongTensor without dimensions; None where there is no such class."""
+        if not self.conditional or not self.config["null_class"]:
+            return None
+        return torch.tensor(self.config["num_classes"])
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict the noise in x_t.
 
         Args:
             x: (N, in_channels, H, W), floating; H and W divisible by ``2 ** (levels - 1)``, not necessarily
                 ``resolution``. It is converted to the precision of the weights.
             t: (N,) timesteps, LongTensor.
+            condition: (N,) classes from 0 to ``num_classes`` - 1, or ``null_condition``, LongTensor; None is that class
+                for all. Unconditional networks take None alone.
 
         Returns:
             (N, out_channels, H, W) in the precision of the weights. Autocast applies between the first and the last
             convolution, which keep that precision.
 
         Raises:
-            ValueError: x or t has another shape or kind than this.
+            ValueError: x, t or condition has another shape or kind than this, or the network needs a condition.
         """
         self._check_inputs(x, t)
-        time = self.time_embedding(t)
+        time = self.time_embedding(t, self._embedded(condition, t))
         # What autocast may compute in less is everything between the two ends. x and eps themselves are not rounded: an
         # error in eps is carried into every later step, and rounding it was most of bfloat16's effect on the images.
         with torch.autocast(x.device.type, enabled=False):
@@ -135,6 +158,23 @@ class UNet(nn.Module):
             x = up(x, skips, time)
         with torch.autocast(x.device.type, enabled=False):
             return self.conv_out(self.norm_out(x.to(self.conv_out.weight.dtype)))
+
+    def _embedded(self, condition: Tensor | None, t: Tensor) -> Tensor | None:
+        """The embedding (N, 4 base_channels) of the classes (N,); None in an unconditional network."""
+        if not self.conditional:
+            if condition is not None:
+                raise ValueError("condition must be None: the network has no classes (num_classes)")
+            return None
+        if condition is None:
+            if not self.config["null_class"]:
+                raise ValueError("condition must be given: the network has no class that stands for none (null_class)")
+            return self.class_embedding(torch.full_like(t, self.config["num_classes"], dtype=torch.long))
+        if condition.shape != t.shape or condition.dtype != torch.long:
+            raise ValueError(
+                f"condition must be a LongTensor of shape ({len(t)},) like the batch of x, "
+                f"got {condition.dtype} {tuple(condition.shape)}"
+            )
+        return self.class_embedding(condition)
 
     def _check_inputs(self, x: Tensor, t: Tensor) -> None:
         channels = self.config["in_channels"]
@@ -166,6 +206,10 @@ def _check_config(config: Mapping[str, Any]) -> None:
     for name in ("in_channels", "out_channels", "resolution", "base_channels", "num_res_blocks", "norm_groups"):
         if not _is_positive_int(config[name]):
             raise ValueError(f"{name} must be a positive integer, got {config[name]!r}")
+    if config["num_classes"] is not None and not _is_positive_int(config["num_classes"]):
+        raise ValueError(f"num_classes must be a positive integer or null, got {config['num_classes']!r}")
+    if not isinstance(config["null_class"], bool):
+        raise ValueError(f"null_class must be true or false, got {config['null_class']!r}")
     dropout, base, groups = config["dropout"], config["base_channels"], config["norm_groups"]
     if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
         raise ValueError(f"dropout must be a number in [0, 1), got {dropout!r}")

@@ -49,7 +49,8 @@ class Subject:
         precision: what that is called.
         trained_steps: of the network, for what is said where its samples are no numbers.
         check_signals: raises where somebody has asked the process to leave.
-        condition: sample numbers (N,) -> a denoiser with their labels or measurements bound; None has none.
+        bind: a point and sample numbers (N,) -> the denoiser of these samples, which has their labels or measurements
+            bound to it; None where `denoiser` is that of all samples.
     """
 
     denoiser: Denoiser
@@ -63,7 +64,7 @@ class Subject:
     precision: str = "32-true"
     trained_steps: int = 0
     check_signals: Callable[[], None] = lambda: None
-    condition: Callable[[Tensor], Denoiser] | None = None
+    bind: Callable[[GridPoint, Tensor], Denoiser] | None = None
 
     @classmethod
     def of(
@@ -75,6 +76,10 @@ class Subject:
             # Lightning takes note of the signal and leaves stopping to its own loops, which wait for this one.
             if getattr(trainer, "received_sigterm", False):
                 raise SIGTERMException
+
+        def bind(point: GridPoint, indices: Tensor) -> Denoiser:
+            condition = module.condition_of(indices).to(module.device)
+            return lambda x, t: module(x, t, condition)
 
         return cls(
             denoiser=module,
@@ -88,6 +93,7 @@ class Subject:
             precision=str(trainer.precision),
             trained_steps=module.global_step,
             check_signals=check_signals,
+            bind=bind if getattr(module, "condition_of", None) is not None else None,
         )
 
     def with_seed(self, seed: int) -> Subject:
@@ -112,25 +118,30 @@ class Subject:
         """
         noise = self.sampling.noise
         x_T = noise.initial(indices, self.shape, self.device)
-        denoiser = self.denoiser if self.condition is None else self.condition(indices)
-        x_0 = self._run(denoiser, point, x_T, noise.bind(indices), None)
-        return self.sampling.space.to_stored(x_0)
+        return self.sampling.space.to_stored(self.decode(point, x_T, indices=indices, noise=noise.bind(indices)))
+
+    def denoiser_for(self, point: GridPoint, indices: Tensor) -> Denoiser:
+        """(x (N, ...), t (N,)) -> eps of the samples `indices` (N,), in this order and no others, at a point."""
+        return self.denoiser if self.bind is None else self.bind(point, indices)
 
     def decode(
         self,
         point: GridPoint,
         x_T: Tensor,
         *,
+        indices: Tensor | None = None,
         noise: Noise | None = None,
         on_step: Callable[[StepState], object] | None = None,
     ) -> Tensor:
         """x_0 in model space, float (N, ...), of the latents x_T (N, ...).
 
+        indices: the numbers (N,) of the samples, whose labels or measurements these are; None goes without.
         noise, on_step: as in `ddim.diffusion.sample`, but a point that needs noise refuses to go without.
 
         Raises UserError where x_0 is not finite, ValueError where noise is missing.
         """
-        return self._run(self.denoiser, point, x_T.to(self.device), noise, on_step)
+        denoiser = self.denoiser if indices is None else self.denoiser_for(point, indices)
+        return self._run(denoiser, point, x_T.to(self.device), noise, on_step)
 
     def encode(self, point: GridPoint, x_0: Tensor) -> Tensor:
         """The latents x_T (N, ...) that `decode` takes back to about x_0 (N, ...), in model space.

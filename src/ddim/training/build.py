@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 
 from ddim.data import ImageDataModule
 from ddim.data.build import load_data
-from ddim.denoisers.build import new_denoiser
+from ddim.denoisers.build import check_conditions, new_denoiser, takes_condition
 from ddim.diffusion import NoiseSchedule
 from ddim.diffusion.schedule import build_schedule
 from ddim.display.progress import track
@@ -84,13 +84,18 @@ def build_training(
     images = load_data(
         config.dataset, stage="fit", seed=config.seed, cache_dir=config.cache_dir, **asdict(config.loader)
     )
+    denoiser = new_denoiser(config.denoiser, images.space.shape, images.name)
+    check_conditions(denoiser, images.meaning, images.name)
+    conditional = takes_condition(denoiser)
     module = DenoisingModule(
-        new_denoiser(config.denoiser, images.space.shape, images.name),
+        denoiser,
         build_schedule(config.schedule),
         optimizer=asdict(config.optimizer),
         weighting=config.loss.weighting,
         seed=config.seed,
-        config=stored_description(config),
+        config=stored_description(config) | ({"condition": images.meaning or {}} if conditional else {}),
+        label_dropout=0.1,
+        condition_of=images.condition_of if conditional else None,
     )
     built = training_callbacks(config, module, images, directory, trainer.strategy.root_device, stop)
     loggers = build_loggers(

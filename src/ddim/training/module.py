@@ -3,7 +3,7 @@ so that weight averaging, which copies the whole module, copies only the denoise
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ddim.data import to_model_space
+from ddim.denoisers.build import null_condition, takes_condition
 from ddim.denoisers.formats.own import HEADER, describe
-from ddim.diffusion import NoiseSchedule, NoiseSource, simple_loss
+from ddim.diffusion import Denoiser, NoiseSchedule, NoiseSource, simple_loss
 
 # Validation noise does not depend on the run's seed: its losses are comparable between runs.
 VALIDATION_SEED = 0
@@ -24,12 +25,16 @@ class DenoisingModule(pl.LightningModule):
     """ε_θ with its training objective.
 
     Args:
-        denoiser: `(x (N, C, H, W), t (N,)) -> eps`.
+        denoiser: `(x (N, C, H, W), t (N,)) -> eps`, a conditional one with the condition (N, ...) as a third argument.
         schedule: the noise schedule the denoiser is trained on.
         optimizer: `{name, lr, betas, weight_decay, warmup_steps}`.
         weighting: of the loss over timesteps, see `ddim.diffusion.loss_weights`.
         seed: noise, timesteps and dropout of a training step are a function of (seed, number of the batch, rank).
         config: `{dataset, denoiser, schedule}` as plain data; saved with the weights.
+        label_dropout: probability in [0, 1] with which a conditional denoiser is trained on the condition that stands
+            for none in place of an image's own (Ho & Salimans 2022).
+        condition_of: sample numbers (N,) -> the conditions (N, ...) that samples are drawn with; None draws them
+            without.
     """
 
     def __init__(
@@ -41,6 +46,8 @@ class DenoisingModule(pl.LightningModule):
         weighting: str = "simple",
         seed: int = 0,
         config: Mapping[str, Any] | None = None,
+        label_dropout: float = 0.0,
+        condition_of: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser.to(memory_format=torch.channels_last)
@@ -49,13 +56,16 @@ class DenoisingModule(pl.LightningModule):
         self.weighting = weighting
         self.seed = seed
         self.config = dict(config or {})
+        self.label_dropout = label_dropout
+        self.condition_of = condition_of
         # Sum and count of the held-out losses by quartile of t.
         self._quartiles = torch.zeros(4, 2)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """ε_θ(x_t, t) for any floating x; computed in the precision the weights are in."""
         weights = next(self.denoiser.parameters())
-        return self.denoiser(x.to(weights.dtype, memory_format=torch.channels_last), t)
+        x = x.to(weights.dtype, memory_format=torch.channels_last)
+        return self.denoiser(x, t) if condition is None else self.denoiser(x, t, condition)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # A step's randomness is addressed, not remembered: a resumed run repeats it without stored generator states.
@@ -67,9 +77,23 @@ class DenoisingModule(pl.LightningModule):
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         x_0 = to_model_space(batch["image"])
         t = torch.randint(self.schedule.num_timesteps, (len(x_0),), device=x_0.device)
-        loss = simple_loss(self, x_0, t, torch.randn_like(x_0), self.schedule, weighting=self.weighting).mean()
+        noise = torch.randn_like(x_0)
+        denoiser = self._conditioned(batch, self.label_dropout)
+        loss = simple_loss(denoiser, x_0, t, noise, self.schedule, weighting=self.weighting).mean()
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def _conditioned(self, batch: Mapping[str, Tensor], dropout: float = 0.0) -> Denoiser:
+        """(x, t) -> eps of the images of a batch, with their conditions where the network takes any."""
+        condition = batch.get("condition") if takes_condition(self.denoiser) else None
+        if condition is None:
+            return self
+        null = null_condition(self.denoiser)
+        if dropout and null is not None:
+            # From the generator that this step has seeded, after everything that an unconditional network draws.
+            dropped = torch.rand(len(condition), device=condition.device) < dropout
+            condition = torch.where(dropped.view(-1, *[1] * null.ndim), null.to(condition.device), condition)
+        return lambda x, t: self(x, t, condition)
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         self._held_out_step(batch)
@@ -90,7 +114,7 @@ class DenoisingModule(pl.LightningModule):
         # In float64 on the CPU: some accelerators have none, and the timesteps must be the same everywhere.
         t = ((index.cpu().double() + 0.5) * GOLDEN_RATIO % 1 * num_timesteps).long()
         noise = NoiseSource(VALIDATION_SEED).normal("validation", index, 0, x_0.shape[1:], x_0.device)
-        loss = simple_loss(self, x_0, t.to(x_0.device), noise, self.schedule)
+        loss = simple_loss(self._conditioned(batch), x_0, t.to(x_0.device), noise, self.schedule)
         entries = torch.stack([loss.float().cpu(), torch.ones(len(loss))], dim=1)
         self._quartiles.index_add_(0, t * 4 // num_timesteps, entries)
 

@@ -25,7 +25,8 @@ class Pretrained:
     (ours), "official", "official-training" or "diffusers". `denoiser` is a configuration that `build_denoiser` takes.
     `schedule` ({"name": ..., parameters}) and `dataset` are None where the file does not state them. `states` maps
     "ema", "raw" or "unstated" (the file holds one set of weights and does not say which) to a state dict in the names
-    of our network.
+    of our network. `condition` says what the conditions of a conditional network mean, such as {"classes": [names]};
+    None where the file does not say.
     """
 
     origin: str
@@ -34,6 +35,7 @@ class Pretrained:
     schedule: dict[str, Any] | None
     dataset: dict[str, Any] | None
     states: Mapping[str, Mapping[str, Tensor]] = field(repr=False)
+    condition: dict[str, Any] | None = None
 
     def select(self, weights: str = "ema", key: str = "weights") -> str:
         """The key of `states` to use where "ema" or "raw" weights are asked for.

@@ -1,7 +1,8 @@
 """Checkpoints of this project: what they hold besides the weights, and what is rebuilt from them.
 
 A checkpoint is a Lightning checkpoint with one more entry, plain data under `HEADER`:
-`{"format": 1, "config": {"dataset": {...}, "denoiser": {...}, "schedule": {...}}}`. It loads with `weights_only=True`.
+`{"format": 1, "config": {"dataset": {...}, "denoiser": {...}, "schedule": {...}}}`, of a conditional network also
+`"condition": {"classes": [names]}`. It loads with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -121,6 +122,7 @@ def from_own(checkpoint: Mapping[str, Any], origin: str) -> Pretrained:
         schedule=_plain(config.get("schedule"), origin),
         dataset=_plain(config.get("dataset"), origin),
         states={label: _denoiser_state(checkpoint.get(key), origin, denoiser) for label, key in keys.items()},
+        condition=_plain(config.get("condition"), origin),
     )
 
 

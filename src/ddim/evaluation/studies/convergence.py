@@ -241,7 +241,5 @@ def _draw(subject: Subject, point: GridPoint, numbers: Tensor) -> tuple[Tensor, 
         asked = True
         return bound(step, like)
 
-    if subject.condition is not None:
-        subject = replace(subject, denoiser=subject.condition(numbers), condition=None)
     x_T = source.initial(numbers, subject.shape, subject.device)
-    return subject.decode(point, x_T, noise=noise), asked
+    return subject.decode(point, x_T, indices=numbers, noise=noise), asked

@@ -92,7 +92,11 @@ class Interpolation(Study):
         ends = subject.sampling.noise.initial(torch.arange(2 * self.lines + 4), subject.shape)
         lines = line_latents(ends[: 2 * self.lines : 2], ends[1 : 2 * self.lines : 2], self.points_per_line)
         square = grid_latents(ends[2 * self.lines :], self.corners)
-        images = _decode(subject, point, torch.cat([lines.flatten(0, 1), square.flatten(0, 1)]), bar)
+        # What has labels has one along a line, that of its first sample, and one on the whole grid.
+        numbers = torch.arange(0, 2 * self.lines, 2).repeat_interleave(self.points_per_line)
+        numbers = torch.cat([numbers, torch.full((self.corners**2,), 2 * self.lines)])
+        latents = torch.cat([lines.flatten(0, 1), square.flatten(0, 1)])
+        images = _decode(subject, point, latents, numbers, bar)
         on_lines = images[: self.lines * self.points_per_line].unflatten(0, (self.lines, self.points_per_line))
         on_grid = images[self.lines * self.points_per_line :].unflatten(0, (self.corners, self.corners))
         if subject.first:
@@ -111,14 +115,15 @@ class Interpolation(Study):
         ]
 
 
-def _decode(subject: Subject, point: GridPoint, latents: Tensor, bar: Bar) -> Tensor:
-    """Images (N, C, H, W) of latents (N, C, H, W), on the CPU."""
+def _decode(subject: Subject, point: GridPoint, latents: Tensor, numbers: Tensor, bar: Bar) -> Tensor:
+    """Images (N, C, H, W) of latents (N, C, H, W), on the CPU; numbers (N,): of the samples whose labels they have."""
 
-    def work(part: Tensor) -> Tensor:
-        return subject.sampling.space.to_stored(subject.decode(point, part)).cpu()
+    def work(places: Tensor) -> Tensor:
+        x_0 = subject.decode(point, latents[places], indices=numbers[places])
+        return subject.sampling.space.to_stored(x_0).cpu()
 
     parts = []
-    for images in in_batches(subject.sampling, latents, work):
+    for images in in_batches(subject.sampling, torch.arange(len(latents)), work):
         parts.append(images)
         bar.advance(len(images))
     return torch.cat(parts)

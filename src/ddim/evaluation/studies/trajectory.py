@@ -149,7 +149,7 @@ def follow(subject: Subject, point: GridPoint, indices: Tensor, seen_at: Sequenc
     source, to_stored = subject.sampling.noise, subject.sampling.space.to_stored
     x_T = source.initial(indices, subject.shape, subject.device)
     noise = source.bind(indices)
-    final = to_stored(subject.decode(point, x_T, noise=noise)).cpu()
+    final = to_stored(subject.decode(point, x_T, indices=indices, noise=noise)).cpu()
     errors, pictures = torch.zeros(len(point.timesteps), dtype=torch.float64), {}
 
     def look(state: StepState) -> None:
@@ -158,7 +158,7 @@ def follow(subject: Subject, point: GridPoint, indices: Tensor, seen_at: Sequenc
         if state.step in seen_at:
             pictures[state.step] = picture
 
-    subject.decode(point, x_T, noise=noise, on_step=look)
+    subject.decode(point, x_T, indices=indices, noise=noise, on_step=look)
     return errors, torch.stack([pictures[step] for step in seen_at])
 
 
