@@ -94,15 +94,7 @@ class UNet(nn.Module):
 
         self.middle = Middle(widths[-1], **options)
 
-        up: list[UpLevel] = []
-        incoming = widths[-1]
-        for level in reversed(range(len(widths))):
-            channels = []
-            for _ in range(num_res_blocks + 1):
-                channels.append(incoming + skips.pop())
-                incoming = widths[level]
-            up.append(UpLevel(channels, incoming, attention=attention[level], upsample=level > 0, **options))
-        self.up = nn.ModuleList(reversed(up))
+        self.up = nn.ModuleList(reversed(_way_up(widths, skips, num_res_blocks + 1, attention, options)))
 
         self.norm_out = GroupNormSiLU(norm_groups, widths[0])
         self.conv_out = conv3x3(widths[0], self.config["out_channels"], zero=True)
@@ -186,6 +178,21 @@ class UNet(nn.Module):
             )
         if t.shape != x.shape[:1]:
             raise ValueError(f"t must have shape ({x.shape[0]},) like the batch of x, got {tuple(t.shape)}")
+
+
+def _way_up(
+    widths: Sequence[int], skips: list[int], blocks: int, attention: Sequence[bool], options: Mapping[str, Any]
+) -> list[UpLevel]:
+    """The levels in the order in which they are run, the lowest resolution first; takes the channels of `skips`."""
+    up: list[UpLevel] = []
+    incoming = widths[-1]
+    for level in reversed(range(len(widths))):
+        channels = []
+        for _ in range(blocks):
+            channels.append(incoming + skips.pop())
+            incoming = widths[level]
+        up.append(UpLevel(channels, incoming, attention=attention[level], upsample=level > 0, **options))
+    return up
 
 
 def _list_of_ints(name: str, values: Sequence[int]) -> list[int]:
