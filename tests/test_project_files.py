@@ -121,3 +121,28 @@ def test_development_dependencies_are_pinned():
     for requirement in (name for names in extras.values() for name in names):
         name = re.split(r"[<>=\[]", requirement)[0].lower().replace("_", "-")
         assert f"\n{name}==" in pinned, name
+
+
+class TestPreCommit:
+    config = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())
+
+    def test_pre_commit_takes_it(self):
+        command = [sys.executable, "-m", "pre_commit", "validate-config", ".pre-commit-config.yaml"]
+        subprocess.run(command, cwd=REPOSITORY, check=True, timeout=120)
+
+    def test_it_is_what_make_lint_runs(self):
+        entries = [hook["entry"] for repository in self.config["repos"] for hook in repository["hooks"]]
+        recipe = re.findall(r"^\t\$\(BIN\)/(.*)$", _target("lint"), flags=re.MULTILINE)
+        assert recipe == ["ruff check .", "ruff format --check .", "mypy", "lint-imports"]
+        for command in recipe:
+            words = [word for word in command.split() if word not in (".", "--check")]
+            assert any(entry.split()[: len(words)] == [f".venv/bin/{words[0]}", *words[1:]] for entry in entries), (
+                command
+            )
+
+
+def _target(name: str) -> str:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    found = re.search(rf"^{name}:.*\n((?:\t.*\n)+)", makefile, flags=re.MULTILINE)
+    assert found is not None, name
+    return found[1]

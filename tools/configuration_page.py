@@ -44,7 +44,7 @@ python evaluate.py sampler.steps=10,20 sampler.eta=0,1   # lists of the grid nee
 python train.py --cfg job --resolve                      # what a command composes, before it is run
 ```
 
-Later words win: the files of the groups, then `recipe`, then `experiment` or `table`, then the command line.
+Later words win: the files of the groups, then `recipe`, `experiment` or `table`, and `debug`, then the command line.
 Lists are written `[1,2,2]`, nothing is `null`, and `${dataset.tau}` is the value of that other setting.
 A key that does not exist or a value out of range ends in one sentence and exit status 2.
 
@@ -74,6 +74,7 @@ EXPLAINED = {
     "optimizer": "`train.py` only.",
     "recipe": "What goes with a data set besides its images: batch, learning rate, length, EMA. `train.py` only.",
     "experiment": "Presets of several groups.",
+    "debug": "Short runs for finding mistakes, see [debugging](debugging.md). `train.py` only.",
     "evaluation": "The questions that are asked of a trained network, and how. `evaluate.py` only.",
     "table": "A table of the paper: its grid, and afterwards its numbers beside ours. `evaluate.py` only.",
     "callbacks": "What runs beside training. `train.py` only.",

@@ -125,6 +125,8 @@ def test_the_ends_of_the_seeds(training, seed):
         ("seed", -1),
         ("seed", None),
         ("seed", "text"),
+        ("tags", ["x" * 65]),
+        ("tags", "nightly"),
         ("loader__batch_size", 0),
         ("loader__batch_size", None),
         ("loss__weighting", "l2"),
@@ -186,6 +188,7 @@ def test_training_names_what_is_wrong(training, key, value):
         ("sampler__eta", "0.5 "),
         ("sampler__tau", "cubic"),
         ("trainer__none_such", 1),
+        ("tags", [""]),
         ("seed", -1),
     ],
 )

@@ -15,6 +15,7 @@ CONF = REPOSITORY / "conf"
 TRAINING_GROUPS = (
     "callbacks",
     "dataset",
+    "debug",
     "denoiser",
     "experiment",
     "logger",

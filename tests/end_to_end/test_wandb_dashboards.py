@@ -92,7 +92,7 @@ def runs(tmp_path_factory, cache_dir, tiny_training) -> tuple[Logged, Logged]:
 
     train, evaluate = folder / "outputs" / "train" / "a run", folder / "outputs" / "evaluate" / "a grid"
     script(
-        *("train.py", *tiny_training, "logger.mode=offline", "logger.log_model=true", "logger.tags=[tiny,first]"),
+        *("train.py", *tiny_training, "logger.mode=offline", "logger.log_model=true", "tags=tiny,first"),
         *("logger.notes='a note, with a comma'", "callbacks.evaluation.metrics=[frechet_distance,kid]"),
         f"hydra.run.dir='{train}'",
     )
@@ -179,6 +179,7 @@ def test_a_run_says_what_it_is(runs):
     for part in runs:
         assert part.run.exit_code == 0
         assert {"proc.memory.rssMB", "proc.cpu.threads"} <= part.run.system, "system metrics"
+    assert runs[0].run.config["tags"] == ["tiny", "first"]
     assert runs[0].run.config["optimizer"]["lr"] > 0 and runs[0].run.config["parameters"] > 1000
 
 

@@ -26,6 +26,7 @@ from ddim.runs.plugins import load_plugins
 # A list for these is one grid in one process; elsewhere `a,b,c` keeps Hydra's meaning, a multirun.
 GRID_KEYS = re.compile(
     r"sampler\.(name|steps|nfe|eta|tau)|evaluation\.(parts|metrics|seeds)|evaluation\.\w+\.eta|callbacks\.evaluation\.(steps|eta)"
+    r"|(logger\.)?tags"
 )
 # Options that a sampler has for itself; of several, no preset lists those of all.
 OWN_OPTION = re.compile(r"sampler\.(?!(name|steps|nfe|eta|tau|clip_denoised|eps_scale|eps_slope)$)\w+")
@@ -221,8 +222,9 @@ def _additions(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
 
 def _grids_as_lists(arguments: Sequence[str]) -> list[str]:
     """`sampler.steps=10,20,50` -> `sampler.steps=[10,20,50]`, unless this is a multirun, whose sweeps these are."""
+    arguments = [_one_tag_as_list(argument) for argument in arguments]
     if _is_multirun(arguments):
-        return list(arguments)
+        return arguments
     several = [part for argument in arguments for part in _several_samplers(argument)]
     return [_as_list(argument) if GRID_KEYS.fullmatch(_key(argument) or "") else argument for argument in several]
 
@@ -248,6 +250,15 @@ def _as_list(argument: str) -> str:
         return argument
     name, _, values = argument.partition("=")
     return f"{name}=[{values}]"
+
+
+def _one_tag_as_list(argument: str) -> str:
+    """`tags=nightly` -> `tags=[nightly]`."""
+    name, _, value = argument.partition("=")
+    override = _parse(argument) if name in ("tags", "logger.tags") else None
+    if override is None or override.is_sweep_override() or isinstance(override.value(), list | dict | None):
+        return argument
+    return f"{name}=[{value}]"
 
 
 def _parse(argument: str) -> Override | None:

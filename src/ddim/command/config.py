@@ -31,7 +31,7 @@ from ddim.errors import UserError, at_least, one_of
 from ddim.evaluation.settings import GeneralSettings, evaluation_schema, plan
 from ddim.findings.paper import TABLES, PaperTable
 from ddim.findings.parts import GRID
-from ddim.tracking.loggers import LoggerConfig
+from ddim.tracking.loggers import LoggerConfig, check_tags
 from ddim.training.precision import AUTO
 from ddim.training.settings import TrainConfig, check_monitor, sample_grid_point, training_grid
 
@@ -49,6 +49,7 @@ class EvaluateConfig:
         resume: latest, or the directory of an evaluation: does what is not finished there; null starts a new one.
         table: set by the group of that name.
         seed: of all noise: sample i is the same for any batch size, device and number of processes.
+        tags: words to find the evaluation by, in its configuration and in W&B.
         output_dir: where the directory of each evaluation is made, and where latest looks for runs.
         cache_dir: downloads, weights and reference statistics, shared by all runs.
     """
@@ -61,6 +62,7 @@ class EvaluateConfig:
     resume: str | None = None
     table: str | None = None
     seed: int = 0
+    tags: list[str] = field(default_factory=list)
     output_dir: str = "outputs"
     cache_dir: str = "cache"
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -71,6 +73,7 @@ class EvaluateConfig:
 def training_config(cfg: DictConfig) -> TrainConfig:
     """Check a composed `train` configuration. Raises `UserError` naming the first key that is wrong."""
     config = _typed(TrainConfig, cfg)
+    check_tags("tags", config.tags)
     for part in (config.loader, config.loss, config.optimizer, config.callbacks, config.logger):
         part.check()
     check_monitor(config.callbacks)
@@ -115,6 +118,7 @@ class Evaluation:
 def evaluation_config(cfg: DictConfig) -> Evaluation:
     """Check a composed `evaluate` configuration whose dataset, denoiser and schedule are already filled in."""
     config = _typed(evaluate_schema(), cfg)
+    check_tags("tags", config.tags)
     config.evaluation.check()
     config.logger.check()
     _check_seed(config.seed)

@@ -33,6 +33,8 @@ def quiet_libraries() -> None:
         ".*The dirpath has changed from.*",
         ".*torch.distributed.nn.functional.all_gather is deprecated.*",
         ".*You're resuming from a checkpoint that ended before the epoch ended.*",
+        # On a login node that is not meant.
+        ".*The `srun` command is available on your system but is not used.*",
     ):
         warnings.filterwarnings("ignore", pattern)
 

@@ -22,7 +22,7 @@ SUPPLIED = ("dataset", "denoiser", "schedule")
 # The folders of conf/.
 GROUPS = (
     *SUPPLIED,
-    *("sampler", "optimizer", "evaluation", "trainer", "logger", "callbacks", "recipe", "experiment", "table"),
+    *("sampler", "optimizer", "evaluation", "trainer", "logger", "callbacks", "recipe", "experiment", "debug", "table"),
 )
 
 

@@ -203,7 +203,7 @@ class LoggerConfig:
         project: of W&B.
         entity: the W&B team or user; null is your default.
         group: W&B runs to show together; null is the training run's name, for it and all that evaluates it.
-        tags: of the W&B run.
+        tags: of the W&B run; those of the run where none are given.
         notes: of the W&B run.
         mode (online, offline, auto): auto is offline where nobody is logged in.
         log_model: whether the checkpoints of a finished training become a W&B artifact.
@@ -225,6 +225,10 @@ class LoggerConfig:
             value = getattr(self, key)
             if value is not None and not (0 < len(value) <= 128 and WANDB_NAME.fullmatch(value)):
                 raise UserError(rf"logger.{key}={value!r} must be 1 to 128 characters, none of them / \ # ? % or :.")
-        for tag in self.tags:
-            if not 0 < len(tag) <= 64:
-                raise UserError(f"logger.tags={self.tags} must be texts of 1 to 64 characters.")
+        check_tags("logger.tags", self.tags)
+
+
+def check_tags(key: str, tags: Sequence[str]) -> None:
+    """Refuse what W&B refuses only after the data are loaded."""
+    if not all(0 < len(tag) <= 64 for tag in tags):
+        raise UserError(f"{key}={list(tags)} must be texts of 1 to 64 characters.")

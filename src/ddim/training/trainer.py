@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.profilers import AdvancedProfiler, SimpleProfiler
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 from ddim.errors import UserError
@@ -22,6 +23,8 @@ from ddim.training.checkpoint_io import AtomicCheckpointIO
 DEVICE_ARGUMENTS = ("accelerator", "devices", "strategy", "precision", "num_nodes")
 # Processes on the CPU are for trying things out; two of them may share a core.
 FEWEST_CPU_PROCESSES = 2
+# By name they would say their tables to a log that is kept quiet.
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
 
 
 def build_trainer(
@@ -39,6 +42,9 @@ def build_trainer(
         UserError: naming what cannot be used here.
     """
     arguments = _for_processes(arguments, typed)
+    profiler = PROFILERS.get(str(arguments.get("profiler")))
+    if profiler is not None:
+        arguments = {**arguments, "profiler": profiler(dirpath=directory, filename="profile")}
     try:
         trainer = pl.Trainer(
             **{"enable_model_summary": False, **arguments, "enable_progress_bar": False},
