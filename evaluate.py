@@ -6,12 +6,14 @@ import hydra
 from omegaconf import DictConfig
 
 from ddim.command.arguments import evaluation_arguments, sweep_arguments
+from ddim.command.deferring import load_lightning
 from ddim.command.hydra_callbacks import finish_broken_sweep
 from ddim.runs.ending import exit_with_sentence
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
+    load_lightning()
     from ddim.command.evaluate import evaluate
 
     exit_with_sentence(lambda: evaluate(cfg))

@@ -235,6 +235,10 @@ def test_the_published_files_name_ends_in_its_digest():
     assert inception.WEIGHTS_SHA256_PREFIX == "6726825d"
 
 
+def test_the_address_is_torch_fidelitys():
+    assert inception.WEIGHTS_URL == torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3
+
+
 class Malicious:
     def __init__(self, target: Path):
         self.target = target

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
 from ddim.metrics.blocks import BLOCKS, BlockMoments
 from ddim.metrics.cache import derived
@@ -174,6 +173,8 @@ def _pairwise(
 def _inception_score(logits: Tensor | None, metrics: Collection[str], seed: int, left: int) -> Measurement:
     if "inception_score" not in metrics or logits is None or len(logits) < INCEPTION_SCORE_SPLITS:
         return Measurement({}, {})
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+
     score = isc_features_to_metric(logits.cpu(), splits=INCEPTION_SCORE_SPLITS, rng_seed=seed)
     values = {
         "inception_score_mean": score[KEY_METRIC_ISC_MEAN],

@@ -10,18 +10,22 @@ import shutil
 import tempfile
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-import torch_fidelity
 from torch import Tensor
-from torch_fidelity import FeatureExtractorInceptionV3
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
 from ddim.errors import UserError
 from ddim.metrics.features import FeatureExtractor, Features
 
+if TYPE_CHECKING:
+    from torch_fidelity import FeatureExtractorInceptionV3
+
 logger = logging.getLogger(__name__)
-WEIGHTS_URL: str = URL_INCEPTION_V3
+# torch-fidelity's own address: importing it takes as long as the rest of a command's start.
+WEIGHTS_URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
 WEIGHTS_FILE = WEIGHTS_URL.rsplit("/", 1)[-1]
 # torch.hub's convention: the file's name ends in the first digits of its SHA-256.
 WEIGHTS_SHA256_PREFIX = Path(WEIGHTS_FILE).stem.rsplit("-", 1)[-1]
@@ -38,6 +42,8 @@ class InceptionFeatures(FeatureExtractor):
     layers = ("2048", "logits_unbiased")
 
     def __init__(self, weights_dir: Path) -> None:
+        import torch_fidelity
+
         path = find_weights(weights_dir)
         sha256 = file_sha256(path)
         super().__init__(
@@ -61,6 +67,8 @@ class InceptionFeatures(FeatureExtractor):
 
 
 def _load_network(path: Path, layers: tuple[str, ...]) -> FeatureExtractorInceptionV3:
+    from torch_fidelity import FeatureExtractorInceptionV3
+
     try:
         # torch-fidelity unpickles without restrictions; a file that passes here executes nothing there.
         torch.load(path, map_location="cpu", weights_only=True)

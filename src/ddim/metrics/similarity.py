@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 # The Gaussian window of Wang et al. (2004), "Image quality assessment: from error visibility to structural similarity".
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
@@ -73,6 +72,8 @@ def structural_similarity(images: Tensor, others: Tensor) -> float:
 
     torchmetrics' definition: edges are continued by reflection, channels are averaged.
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     side, sigma = ssim_window(*images.shape[-2:])
     total = 0.0
     for a, b in zip(images.split(BLOCK), others.split(BLOCK), strict=True):
