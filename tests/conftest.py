@@ -6,6 +6,7 @@ import io
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -136,43 +137,63 @@ def run_fork(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Itera
 
 
 @pytest.fixture(scope="session")
-def trained_run(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
-    """The directory of a tiny training run on digits."""
-    directory = tmp_path_factory.mktemp("trained") / "outputs"
-    environment = {**os.environ, "DDIM_CACHE_DIR": str(cache_dir), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(REPOSITORY / "train.py"), *TINY_TRAINING, "logger=csv", f"output_dir={directory}"]
-    subprocess.run(command, check=True, env=environment, cwd=directory.parent, timeout=300)
-    return next((directory / "train").iterdir())
-
-
-@pytest.fixture(scope="session")
-def digits_run(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
-    """The directory of a digits run that is long enough for its samples to look like digits.
-
-    A minute's work, so the workers of a parallel test run share one.
-    """
-    shared = tmp_path_factory.getbasetemp()
-    shared = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "digits"
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`made_once(name, make)`: the directory that `make(directory)` has filled, once for all workers of a test run."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
     shared.mkdir(exist_ok=True)
-    environment = {**os.environ, "DDIM_CACHE_DIR": str(cache_dir), "OMP_NUM_THREADS": "1"}
-    arguments = ["trainer.max_steps=700", "callbacks=minimal", "callbacks.ema.decay=0.98", "logger=none"]
-    command = [sys.executable, str(REPOSITORY / "train.py"), *arguments, f"output_dir={shared / 'outputs'}"]
-    with FileLock(shared / "lock"):
-        if not (shared / "finished").is_file():
-            subprocess.run(command, check=True, env=environment, cwd=shared, timeout=600)
-            (shared / "finished").touch()
-    return next((shared / "outputs" / "train").iterdir())
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        directory, finished = shared / name, shared / f"{name}.finished"
+        with FileLock(shared / f"{name}.lock"):
+            if not finished.is_file():
+                shutil.rmtree(directory, ignore_errors=True)
+                directory.mkdir()
+                make(directory)
+                finished.touch()
+        return directory
+
+    return once
 
 
 @pytest.fixture(scope="session")
-def random_inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(made_once: Callable[..., Path], run_fork: Callable[..., Outcome]) -> Callable[..., Path]:
+    """`trained(name, *arguments)`: the directory of a training run, which nobody may change."""
+
+    def run(name: str, *arguments: str) -> Path:
+        def train(directory: Path) -> None:
+            outcome = run_fork(directory, {}, "train.py", *arguments, f"output_dir={directory / 'outputs'}")
+            assert outcome.status == 0, outcome.output
+
+        return next((made_once(name, train) / "outputs" / "train").iterdir())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained_run(trained: Callable[..., Path]) -> Path:
+    """The directory of a tiny training run on digits."""
+    return trained("trained", *TINY_TRAINING, "logger=csv")
+
+
+@pytest.fixture(scope="session")
+def digits_run(trained: Callable[..., Path]) -> Path:
+    """The directory of a digits run that is long enough for its samples to look like digits."""
+    return trained("digits", "trainer.max_steps=700", "callbacks=minimal", "callbacks.ema.decay=0.98", "logger=none")
+
+
+@pytest.fixture(scope="session")
+def random_inception_weights(made_once: Callable[..., Path]) -> Path:
     """A folder with an Inception weights file of random values, scaled so that the signal reaches the last layer."""
+    return made_once("weights", _random_inception_weights)
+
+
+def _random_inception_weights(folder: Path) -> None:
     import torch
     from torch_fidelity import FeatureExtractorInceptionV3, feature_extractor_inceptionv3
 
     from ddim.metrics.inception import WEIGHTS_FILE
 
-    folder = tmp_path_factory.mktemp("weights")
     generator = torch.Generator().manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(feature_extractor_inceptionv3, "load_state_dict_from_url", lambda *args, **kwargs: {})
@@ -185,7 +206,6 @@ def random_inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         elif key == "fc.weight":
             value.copy_(torch.randn(value.shape, generator=generator))
     torch.save(state, folder / WEIGHTS_FILE)
-    return folder
 
 
 @st.composite

@@ -9,6 +9,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,24 +72,29 @@ class Done:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, run_fork: Callable[..., Any]) -> Done:
-    folder = tmp_path_factory.mktemp("additions")
-    for text, name in FILES:
-        (folder / name).write_text(text)
-    plugins = {"DDIM_PLUGINS": ",".join(name for _, name in FILES)}
+def done(made_once: Callable[..., Path], run_fork: Callable[..., Any]) -> Done:
+    def work(folder: Path) -> None:
+        for text, name in FILES:
+            (folder / name).write_text(text)
+        plugins = {"DDIM_PLUGINS": ",".join(name for _, name in FILES)}
 
-    def script(*command: str) -> str:
-        ran = run_fork(folder, plugins, *command)
-        assert ran.status == 0, ran.output
-        return ran.output
+        def script(*command: str) -> str:
+            ran = run_fork(folder, plugins, *command)
+            assert ran.status == 0, ran.output
+            return ran.output
 
-    script("train.py", *TRAINED)
-    script("train.py", "resume=run", "trainer.max_steps=3")
-    said = script("evaluate.py", *EVALUATED)
-    rows = list(csv.DictReader((folder / "evaluation" / "results.csv").open()))
-    finished = {path.name for path in (folder / "evaluation" / "finished").iterdir()}
-    script("evaluate.py", "resume=evaluation", "sampler.weight=0.75")
-    return Done(folder, said, rows, finished)
+        script("train.py", *TRAINED)
+        script("train.py", "resume=run", "trainer.max_steps=3")
+        (folder / "said").write_text(script("evaluate.py", *EVALUATED))
+        shutil.copy(folder / "evaluation" / "results.csv", folder / "first_results.csv")
+        finished = "\n".join(path.name for path in (folder / "evaluation" / "finished").iterdir())
+        (folder / "first_finished").write_text(finished)
+        script("evaluate.py", "resume=evaluation", "sampler.weight=0.75")
+
+    folder = made_once("additions", work)
+    rows = list(csv.DictReader((folder / "first_results.csv").open()))
+    finished = set((folder / "first_finished").read_text().splitlines())
+    return Done(folder, (folder / "said").read_text(), rows, finished)
 
 
 def test_the_page_has_one_of_each_kind():

@@ -8,9 +8,9 @@ import yaml
 from ddim.command.resuming import begun_with
 
 
-def test_a_run_remembers_what_auto_was(digits_run):
-    assert yaml.safe_load((digits_run / "config.yaml").read_text())["trainer"]["precision"] == "32-true"
-    assert begun_with(digits_run, {"precision": "auto"}) == {"precision": "32-true"}
+def test_a_run_remembers_what_auto_was(trained_run):
+    assert yaml.safe_load((trained_run / "config.yaml").read_text())["trainer"]["precision"] == "32-true"
+    assert begun_with(trained_run, {"precision": "auto"}) == {"precision": "32-true"}
 
 
 @pytest.mark.parametrize(

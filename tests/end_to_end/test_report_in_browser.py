@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,28 +18,26 @@ CHROMEDRIVER = shutil.which("chromedriver")
 in_browser = pytest.mark.skipif(
     CHROMIUM is None or CHROMEDRIVER is None, reason="needs chromium and chromedriver (apt-get install chromium-driver)"
 )
-REPOSITORY = Path(__file__).resolve().parents[2]
 PHONE, DESKTOP = (390, 844), (1200, 900)
 
 
 @pytest.fixture(scope="module")
-def evaluated(trained_run, cache_dir, tmp_path_factory) -> Path:
+def evaluated(trained_run, made_once, run_fork) -> Path:
     """The directory of an evaluation of all parts, beside the paper's table."""
-    directory = tmp_path_factory.mktemp("evaluated") / "run"
-    command = [
-        *(sys.executable, str(REPOSITORY / "evaluate.py"), f"checkpoint={trained_run}", "table=cifar10_table1"),
-        "evaluation.parts=grid,reconstruction,consistency,interpolation,trajectory,diversity",
-        *("sampler.steps=5,10", "sampler.eta=0,1", "evaluation.num_samples=70", "evaluation.grid_images=9"),
-        *("evaluation.reconstruction.num_images=12", "evaluation.consistency.num_images=8"),
-        *("evaluation.interpolation.lines=2", "evaluation.interpolation.corners=3", "logger=none"),
-        f"hydra.run.dir={directory}",
-    ]
-    environment = {**os.environ, "DDIM_CACHE_DIR": str(cache_dir), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, check=True, env=environment, cwd=directory.parent, timeout=300, capture_output=True, text=True
-    )
-    assert f"Report    {directory / 'report.html'}" in done.stdout.replace("\n", "")
-    return directory
+
+    def evaluate(folder: Path) -> None:
+        done = run_fork(
+            *(folder, {}, "evaluate.py", f"checkpoint={trained_run}", "table=cifar10_table1"),
+            "evaluation.parts=grid,reconstruction,consistency,interpolation,trajectory,diversity",
+            *("sampler.steps=5,10", "sampler.eta=0,1", "evaluation.num_samples=70", "evaluation.grid_images=9"),
+            *("evaluation.reconstruction.num_images=12", "evaluation.consistency.num_images=8"),
+            *("evaluation.interpolation.lines=2", "evaluation.interpolation.corners=3", "logger=none"),
+            f"hydra.run.dir={folder / 'run'}",
+        )
+        assert done.status == 0, done.output
+        assert f"Report    {folder / 'run' / 'report.html'}" in done.output.replace("\n", "")
+
+    return made_once("in_browser", evaluate) / "run"
 
 
 @pytest.fixture(scope="module")

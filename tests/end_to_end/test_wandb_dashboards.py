@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,34 +74,31 @@ def logged(directory: Path) -> Logged:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, cache_dir, tiny_training) -> tuple[Logged, Logged]:
-    """A training, resumed once, and an evaluation of it; both offline, both as a user starts them."""
-    folder = tmp_path_factory.mktemp("dashboards")
-    environment = {**os.environ, "DDIM_CACHE_DIR": str(cache_dir), "OMP_NUM_THREADS": "1"}
-    environment.pop("WANDB_MODE", None)
+def runs(made_once, run_fork, tiny_training) -> tuple[Logged, Logged]:
+    """A training, resumed once, and an evaluation of it; both offline."""
+    train, evaluate = Path("outputs/train/a run"), Path("outputs/evaluate/a grid")
 
-    def script(*command: str) -> None:
-        line = [sys.executable, str(REPOSITORY / command[0]), *command[1:]]
-        done = subprocess.run(
-            line, env=environment, cwd=folder, timeout=300, capture_output=True, text=True, check=False
+    def run(folder: Path) -> None:
+        def script(*command: str) -> None:
+            outcome = run_fork(folder, {}, *command)
+            assert outcome.status == 0, outcome.output
+
+        script(
+            *("train.py", *tiny_training, "logger.mode=offline", "logger.log_model=true", "tags=tiny,first"),
+            *("logger.notes='a note, with a comma'", "callbacks.evaluation.metrics=[frechet_distance,kid]"),
+            f"hydra.run.dir='{folder / train}'",
         )
-        assert done.returncode == 0, done.stderr
+        script("train.py", f"resume={folder / train}", "trainer.max_steps=6")
+        script(
+            *("evaluate.py", f"checkpoint={folder / train}", f"evaluation.parts={','.join(PARTS)}", "sampler.eta=0,1"),
+            *("sampler.steps=2,3", "evaluation.num_samples=40", "evaluation.consistency.num_images=4"),
+            *("evaluation.reconstruction.num_images=4", "evaluation.convergence.num_images=4"),
+            *("evaluation.convergence.reference_steps=6", "evaluation.likelihood.num_images=4"),
+            *("evaluation.interpolation.lines=1", "logger.mode=offline", f"hydra.run.dir='{folder / evaluate}'"),
+        )
 
-    train, evaluate = folder / "outputs" / "train" / "a run", folder / "outputs" / "evaluate" / "a grid"
-    script(
-        *("train.py", *tiny_training, "logger.mode=offline", "logger.log_model=true", "tags=tiny,first"),
-        *("logger.notes='a note, with a comma'", "callbacks.evaluation.metrics=[frechet_distance,kid]"),
-        f"hydra.run.dir='{train}'",
-    )
-    script("train.py", f"resume={train}", "trainer.max_steps=6")
-    script(
-        *("evaluate.py", f"checkpoint={train}", f"evaluation.parts={','.join(PARTS)}", "sampler.eta=0,1"),
-        *("sampler.steps=2,3", "evaluation.num_samples=40", "evaluation.consistency.num_images=4"),
-        *("evaluation.reconstruction.num_images=4", "evaluation.convergence.num_images=4"),
-        *("evaluation.convergence.reference_steps=6", "evaluation.likelihood.num_images=4"),
-        *("evaluation.interpolation.lines=1", "logger.mode=offline", f"hydra.run.dir='{evaluate}'"),
-    )
-    return logged(train), logged(evaluate)
+    folder = made_once("dashboards", run)
+    return logged(folder / train), logged(folder / evaluate)
 
 
 def keys_of(run: OfflineRun) -> set[str]:
