@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.evaluation_probe import DIM, STARTED
 from benchmarks.machine import describe
-from benchmarks.timing import Blocks, Summary, alternate, table
+from benchmarks.timing import BUDGET, Blocks, Summary, alternate, table
 from ddim.metrics import METRICS, NEIGHBOURS, Features, ReferenceStatistics, RunningMoments, compute_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,7 +129,7 @@ def show_metrics(count: int, dim: int, rounds: int, logits: int = 1008) -> None:
             "ddim": lambda metric=metric: compute_metrics(features, reference, [metric])  # type: ignore[misc]
         }
         sides |= _peers(metric, features, real)
-        blocks = alternate(sides, rounds, warmup=0)
+        blocks = alternate(sides, rounds, warmup=0, budget=BUDGET / len(METRICS))
         for side in blocks.seconds:
             ratio = blocks.speedup(side, over=list(sides)[-1])
             lines.append([f"{metric}: {side}", *_cells(Summary.of(blocks.seconds[side])), f"{ratio.median:.2f}"])

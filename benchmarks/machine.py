@@ -26,6 +26,30 @@ def describe(device: torch.device | str = "cpu") -> str:
     return "; ".join(parts)
 
 
+# A product of two such matrices says in milliseconds whether the processor has the arithmetic at all: without it, torch
+# multiplies at a thousandth of the speed.
+PROBE = 256
+# Of float32's speed: what is slower than this is computed in a loop, not in the processor's own instructions.
+LEAST_SHARE = 0.25
+# Seconds that one product may take.
+LONGEST_PRODUCT = 2.0
+
+
+def multiplies(dtype: torch.dtype, device: torch.device | str = "cpu") -> bool:
+    """Whether `device` has fast matrix products of `dtype`."""
+    exact, speed = (matmul_ceiling(kind, device, size=PROBE, repeats=2) for kind in (torch.float32, dtype))
+    return dtype is torch.float32 or speed >= LEAST_SHARE * exact
+
+
+def without_bfloat16(device: torch.device | str = "cpu") -> bool:
+    """Whether measurements in bfloat16 are left out on `device`; says so."""
+    if multiplies(torch.bfloat16, device):
+        return False
+    speed = matmul_ceiling(torch.bfloat16, device, size=PROBE, repeats=1)
+    print(f"bfloat16 is left out: {device} multiplies in it at {speed:.2g} GFLOP/s, which would take minutes")
+    return True
+
+
 def matmul_ceiling(
     dtype: torch.dtype, device: torch.device | str = "cpu", *, size: int = 4096, repeats: int = 5
 ) -> float:
@@ -44,8 +68,18 @@ def matmul_ceiling(
 
 
 def ceilings(device: torch.device | str = "cpu", *, size: int = 4096) -> dict[str, float]:
-    """GFLOP/s of matrix products in "float32" and "bfloat16"."""
-    return {str(dtype).removeprefix("torch."): matmul_ceiling(dtype, device, size=size) for dtype in DTYPES}
+    """GFLOP/s of matrix products in "float32" and, where the device has them, "bfloat16".
+
+    The matrices are size x size, or the largest half, quarter, ... of that whose product ends within two seconds.
+    """
+    found = {}
+    for dtype in DTYPES:
+        if multiplies(dtype, device):
+            speed, side = 1e9 * matmul_ceiling(dtype, device, size=PROBE, repeats=2), size
+            while side > PROBE and 2 * side**3 / speed > LONGEST_PRODUCT:
+                side //= 2
+            found[str(dtype).removeprefix("torch.")] = matmul_ceiling(dtype, device, size=side)
+    return found
 
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -88,6 +122,7 @@ def _processor() -> str:
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(describe(device))
+    without_bfloat16(device)
     for dtype, speed in ceilings(device).items():
         print(f"product of two 4096x4096 matrices, {dtype:<8} {speed:10,.0f} GFLOP/s on {device}")
     print(f"copy of 256 MiB, reading and writing {copy_bandwidth(device):20,.0f} GB/s on {device}")

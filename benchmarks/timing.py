@@ -60,6 +60,10 @@ class Blocks:
         return Summary.of([theirs / ours for ours, theirs in pairs])
 
 
+# Seconds after which no round is begun: no benchmark takes longer than ten minutes on a slow machine.
+BUDGET = 360.0
+
+
 def alternate(
     sides: Mapping[str, Callable[[], object]],
     rounds: int,
@@ -67,18 +71,25 @@ def alternate(
     warmup: int = 1,
     device: torch.device | str = "cpu",
     say: Callable[[str], object] = lambda line: None,
+    budget: float = BUDGET,
 ) -> Blocks:
     """Run the blocks A B C A B C ...: `warmup` rounds that are not counted, then `rounds` that are.
 
-    `say` is told of every counted round.
+    Fewer, though at least one, where another round as long as those before would end after `budget` seconds, which is
+    then printed. `say` is told of every counted round.
     """
     blocks = Blocks(torch.device(device))
+    began = blocks.now()
     for _ in range(warmup):
         for block in sides.values():
             block()
     for number in range(1, rounds + 1):
         times = [f"{side} {blocks.run(side, block):.2f} s" for side, block in sides.items()]
         say(f"round {number} of {rounds}: {', '.join(times)}")
+        taken = blocks.now() - began
+        if number < rounds and taken * (1 + 1 / (warmup + number)) > budget:
+            print(f"{number} of {rounds} rounds: they took {taken:.0f} s, and this machine has {budget:.0f}")
+            break
     return blocks
 
 

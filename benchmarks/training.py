@@ -29,9 +29,9 @@ from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import training_peers as peers
-from benchmarks.machine import ceilings, describe
+from benchmarks.machine import ceilings, describe, without_bfloat16
 from benchmarks.peers import diffusion_pytorch, forward_flops, parameters
-from benchmarks.timing import Blocks, Summary, rate_rows, table
+from benchmarks.timing import BUDGET, Blocks, Summary, rate_rows, table
 from benchmarks.training_profile import shares
 from ddim.command.config import training_config
 from ddim.training.build import Training, build_training
@@ -51,16 +51,20 @@ class Turns(pl.Callback):
     """Times blocks of the training's steps and lets the others run in between; the first round is not counted.
 
     A block lasts from the start of one batch to the start of another: it holds as many fetched batches as steps.
+    Rounds end early where the next one would end later than `budget` seconds after the first.
     """
 
     blocks: Blocks
     steps: int
     rounds: int
     others: Mapping[str, Callable[[], object]]
+    budget: float = BUDGET
     began: float = 0.0
+    first: float = 0.0
     round: int = -1
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.first = self.first or self.blocks.now()
         if trainer.global_step % self.steps or self.round > self.rounds:
             return
         if trainer.global_step:
@@ -68,6 +72,10 @@ class Turns(pl.Callback):
             if self.round:
                 self.blocks.add(OURS, seconds)
             self.others_turn()
+            taken = self.blocks.now() - self.first
+            if 0 < self.round < self.rounds and taken * (1 + 1 / (self.round + 1)) > self.budget:
+                print(f"{self.round} of {self.rounds} rounds: they took {taken:.0f} s of {self.budget:.0f}")
+                self.rounds = self.round
         self.round += 1
         self.began = self.blocks.now()
 
@@ -200,12 +208,14 @@ def measure(options: argparse.Namespace, directory: Path) -> None:
     ours = training(options, directory, first_apart + options.steps + 1, turns, parts)
     network, schedule = ours.module.denoiser, ours.module.schedule
     settings = ours.module.optimizer_config
+    if without_bfloat16(options.device):
+        options.peers = [name for name in options.peers if name not in peers.IN_BFLOAT16]
     others.update(peers.build(options.peers, network, schedule, settings, options.batch_size, options.device))
     ours.fit()
 
     print(f"\n{describe(options.device)}")
     print(f"{parameters(network):,} parameters, {ours.trainer.precision}; batch {options.batch_size} on ", end="")
-    print(f"{options.device}; {options.rounds} rounds of {options.steps} steps each\n")
+    print(f"{options.device}; {turns.rounds} rounds of {options.steps} steps each\n")
     rows = [row[:-1] for row in rate_rows(blocks, options.steps * options.batch_size, OURS)]
     print(table(["images/s", "min", "median", "max"], rows))
     rows = [[name, *_figures(blocks.speedup(OURS, over=name))] for name in others]

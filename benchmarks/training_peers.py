@@ -22,6 +22,7 @@ BFLOAT16 = "diffusers UNet2DModel, plain loop, bf16 autocast"
 BEST = "the same, channels last and fused Adam"
 OTHER = "denoising-diffusion-pytorch, float32"
 OTHER_BFLOAT16 = "denoising-diffusion-pytorch, bf16 autocast"
+IN_BFLOAT16 = (BFLOAT16, BEST, OTHER_BFLOAT16)
 
 
 def build(

@@ -36,6 +36,46 @@ def test_ratios_are_taken_round_by_round(benchmark):
     assert blocks.rates("ours", 20) == timing.Summary(2.0, 10.0, 20.0)
 
 
+def test_no_round_is_begun_that_would_end_too_late(benchmark, capsys, monkeypatch):
+    timing, clock = benchmark("timing"), [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+
+    def minute() -> None:
+        clock[0] += 60
+
+    # A round to warm up and two that count are three minutes; a fourth would be the last second.
+    blocks = timing.alternate({"a": minute}, 5, budget=239)
+    assert blocks.seconds == {"a": [60, 60]} and "2 of 5 rounds" in capsys.readouterr().out
+    assert len(timing.alternate({"a": minute}, 5, budget=0).seconds["a"]) == 1
+    assert len(timing.alternate({"a": minute}, 5, budget=360).seconds["a"]) == 5
+
+
+class TestMachine:
+    def test_arithmetic_that_the_processor_lacks_is_left_out(self, benchmark, capsys, monkeypatch):
+        machine, asked = benchmark("machine"), []
+
+        def speed(dtype, device="cpu", *, size=4096, repeats=5):
+            asked.append((dtype, size))
+            return 0.5 if dtype is torch.bfloat16 else 3.0
+
+        monkeypatch.setattr(machine, "matmul_ceiling", speed)
+        assert machine.without_bfloat16() and "bfloat16 is left out" in capsys.readouterr().out
+        assert machine.ceilings() == {"float32": 3.0}
+        assert max(size for dtype, size in asked if dtype is torch.bfloat16) == machine.PROBE
+        # At 3 GFLOP/s a product of 4096x4096 takes 46 s, one of 1024x1024 less than one.
+        assert max(size for _, size in asked) == 1024
+
+    def test_arithmetic_that_it_has_is_measured(self, benchmark, capsys, monkeypatch):
+        machine = benchmark("machine")
+        monkeypatch.setattr(machine, "matmul_ceiling", lambda dtype, *a, size=4096, **k: float(size))
+        assert not machine.without_bfloat16() and not capsys.readouterr().out
+        assert machine.ceilings() == {"float32": 4096.0, "bfloat16": 4096.0}
+
+    def test_the_real_products_take_no_time_to_try(self, benchmark):
+        assert benchmark("machine").multiplies(torch.float32)
+        assert set(benchmark("machine").ceilings(size=64)) >= {"float32"}
+
+
 def test_a_table_is_markdown(benchmark):
     text = benchmark("timing").table(["what", "figure"], [["a", "1.0"], ["longer", "22.25"]])
     assert text.splitlines() == [

@@ -45,7 +45,8 @@ def test_training_compares_with_the_peers():
     pytest.importorskip("diffusers")
     pytest.importorskip("denoising_diffusion_pytorch")
     said = run("training", "--tiny", "--quick", "optimizer.name=adamw")
-    sides = ("ddim, train.py", "diffusers UNet2DModel", "the same, channels last", "denoising-diffusion-pytorch")
+    sides = ("ddim, train.py", "diffusers UNet2DModel", "denoising-diffusion-pytorch")
+    assert "the same, channels last" in said or "bfloat16 is left out" in said
     for text in (*sides, "2 rounds of 1 steps", "of the ceiling", "outside the network", "waiting for the loader"):
         assert text in said
 
