@@ -7,6 +7,7 @@ import json
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from ddim.denoisers import UNet
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Variables of a cluster's or of torchrun's processes, which what is started here is not.
+FOREIGN = ("SLURM_", "TORCHELASTIC_")
 # A network and a run small enough for tests; everything else is as a user gets it.
 TINY_TRAINING = (
     "trainer.max_steps=4",
@@ -108,12 +111,36 @@ def run_process(workplace: Path) -> Callable[..., Outcome]:
     return run
 
 
+@dataclass(frozen=True)
+class Fork:
+    """A script in a process and a session of its own."""
+
+    process: int
+    ask: Callable[[object], int | None]
+    output_file: Path
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+        return self.ask({"poll": self.process})
+
+    def wait(self) -> Outcome:
+        status = self.ask({"wait": self.process})
+        assert status is not None
+        return Outcome(status, self.output_file.read_text(encoding="utf-8"), "")
+
+    def kill(self) -> None:
+        """SIGKILL to it and to all that it has started."""
+        os.killpg(self.process, signal.SIGKILL)
+        self.wait()
+
+
 @pytest.fixture(scope="session")
-def run_fork(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator[Callable[..., Outcome]]:
-    """`run_fork(directory, {variable: value}, "train.py", *arguments)` in a process of its own that need not import
+def start_fork(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator[Callable[..., Fork]]:
+    """`start_fork(directory, {variable: value}, "train.py", *arguments)` in a process of its own that need not import
     anything; all that it says is `output`."""
-    output = tmp_path_factory.mktemp("forks") / "output"
-    environment = {**os.environ, "DDIM_CACHE_DIR": str(cache_dir), "OMP_NUM_THREADS": "1"}
+    outputs = tmp_path_factory.mktemp("forks")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    environment |= {"DDIM_CACHE_DIR": str(cache_dir), "OMP_NUM_THREADS": "1"}
     for name in ("WANDB_MODE", "FORCE_COLOR", "DDIM_PLUGINS"):
         environment.pop(name, None)
     command = [sys.executable, str(REPOSITORY / "tests" / "end_to_end" / "forking_launcher.py")]
@@ -121,19 +148,29 @@ def run_fork(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Itera
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as launcher:
 
-        def ask(message: object) -> int:
+        def ask(message: object) -> int | None:
             assert launcher.stdin is not None and launcher.stdout is not None
             launcher.stdin.write(json.dumps(message) + "\n")
             launcher.stdin.flush()
-            return int(launcher.stdout.readline())
+            answer = json.loads(launcher.stdout.readline())
+            assert answer is None or isinstance(answer, int)
+            return answer
 
-        def run(directory: Path, variables: dict[str, str], script: str, *arguments: str) -> Outcome:
+        def start(directory: Path, variables: dict[str, str], script: str, *arguments: str) -> Fork:
+            output = outputs / str(len(list(outputs.iterdir())))
+            output.touch()
             order = {"arguments": [str(REPOSITORY / script), *arguments], "directory": str(directory)}
-            ask(order | {"output": str(output), "environment": variables})
-            status = ask("wait")
-            return Outcome(status, output.read_text(encoding="utf-8"), "")
+            process = ask(order | {"output": str(output), "environment": variables})
+            assert process
+            return Fork(process, ask, output)
 
-        yield run
+        yield start
+
+
+@pytest.fixture(scope="session")
+def run_fork(start_fork: Callable[..., Fork]) -> Callable[..., Outcome]:
+    """The same, to its end."""
+    return lambda *order: start_fork(*order).wait()
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
 """Runs the scripts again and again in processes of their own that need not import anything: forks of this one.
 
 Lines of JSON on standard input, answers on standard output. `{"arguments": [script, ...], "directory": ...,
-"output": ..., "batches": ..., "environment": {...}, "seconds_per_write": ...}` starts a script and answers its process
-id; `"wait"` answers how it ended, as `subprocess` numbers it. The script's output goes to the file `output`; the file
+"output": ..., "batches": ..., "environment": {...}, "seconds_per_write": ...}` starts a script, in a session of its
+own, and answers its process id; `{"wait": id}` answers how it ended, as `subprocess` numbers it, `"wait"` how the
+newest did, and `{"poll": id}` null as long as it runs. The script's output goes to the file `output`; the file
 `batches` grows by one byte with every training batch that begins. `seconds_per_write` is how slow the disk is while a
 checkpoint is written.
 """
@@ -48,6 +49,7 @@ def count_batches(path: str) -> None:
 
 
 def run(order: dict) -> int:
+    os.setsid()
     output = os.open(order["output"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(output, stream)
@@ -68,11 +70,27 @@ def run(order: dict) -> int:
         return 1
 
 
+ended: dict[int, int] = {}
+
+
+def state(process: int, options: int) -> int | None:
+    """How a process ended; None if it has not, which only os.WNOHANG does not wait for."""
+    if process not in ended:
+        found, status = os.waitpid(process, options)
+        if not found:
+            return None
+        ended[process] = os.waitstatus_to_exitcode(status)
+    return ended[process]
+
+
 process = 0
 for line in sys.stdin:
     message = json.loads(line)
     if message == "wait":
-        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+        message = {"wait": process}
+    if "wait" in message or "poll" in message:
+        answer = state(message["wait"], 0) if "wait" in message else state(message["poll"], os.WNOHANG)
+        print(json.dumps(answer), flush=True)
         continue
     process = os.fork()
     if process == 0:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,32 +17,29 @@ import yaml
 from ddim.findings.files import read_results
 from ddim.tracking.offline_runs import offline_files, read_offline_run
 
-EVALUATE = Path(__file__).resolve().parents[2] / "evaluate.py"
 GRID = ("sampler.eta=0,1", "sampler.steps=20,60", "evaluation.num_samples=120", "evaluation.batch_size=10")
 OFTEN = ("evaluation.partial_every_seconds=0", "logger=csv", "evaluation.grid_images=9")
 SMALL = ("sampler.eta=0", "sampler.steps=2,3", "evaluation.num_samples=70", "evaluation.grid_images=4", "logger=csv")
 
 
-def begin(*arguments: str) -> subprocess.Popen:
-    """A process as a user starts it, in a session of its own."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "TORCHELASTIC_"))}
-    return subprocess.Popen(
-        [sys.executable, str(EVALUATE), *arguments],
-        env={**environment, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+@pytest.fixture
+def begin(start_fork: Callable[..., Any], workplace: Path) -> Callable[..., Any]:
+    """An evaluation in a process and a session of its own."""
+
+    def start(*arguments: str) -> Any:
+        variables = {name: os.environ[name] for name in ("DDIM_CACHE_DIR", "WANDB_MODE")}
+        return start_fork(workplace, variables, "evaluate.py", *arguments)
+
+    return start
 
 
-def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
+def finish(process: Any) -> str:
+    outcome = process.wait()
+    assert outcome.status == 0, outcome.output
+    return outcome.output
 
 
-def kill_when(process: subprocess.Popen, due: Callable[[], bool]) -> bool:
+def kill_when(process: Any, due: Callable[[], bool]) -> bool:
     """SIGKILL to all of its processes as soon as `due`; False if it ended before."""
     deadline = time.monotonic() + 200
     while process.poll() is None and not due():
@@ -52,8 +47,7 @@ def kill_when(process: subprocess.Popen, due: Callable[[], bool]) -> bool:
         time.sleep(0.005)
     alive = process.poll() is None
     if alive:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+        process.kill()
     return alive
 
 
@@ -78,7 +72,7 @@ def count(directory: Path, pattern: str) -> int:
     return len(list(directory.glob(pattern)))
 
 
-def test_killed_again_and_again_it_ends_with_the_same_table(workplace, trained_run):
+def test_killed_again_and_again_it_ends_with_the_same_table(begin, workplace, trained_run):
     whole, cut = workplace / "whole", workplace / "outputs" / "evaluate" / "cut"
     arguments = (f"checkpoint={trained_run}", *GRID, *OFTEN)
     finish(begin(*arguments, f"hydra.run.dir={whole}"))
@@ -124,7 +118,7 @@ def test_killed_again_and_again_it_ends_with_the_same_table(workplace, trained_r
     assert count(workplace / "outputs" / "evaluate", "*") == 1
 
 
-def test_another_batch_size_and_two_processes_go_on(workplace, trained_run):
+def test_another_batch_size_and_two_processes_go_on(begin, run_process, workplace, trained_run):
     whole, cut = workplace / "whole", workplace / "cut"
     arguments = (
         f"checkpoint={trained_run}",
@@ -138,7 +132,8 @@ def test_another_batch_size_and_two_processes_go_on(workplace, trained_run):
     assert kill_when(process, lambda: count(cut, "partial/*/0000-*.safetensors") >= 3)
     known = sorted(cut.glob("partial/*/*.safetensors"))
     two = ("trainer.devices=2", "trainer.accelerator=cpu", "++trainer.strategy=ddp", "evaluation.batch_size=7")
-    finish(begin(f"resume={cut}", *two))
+    resumed = run_process("evaluate.py", f"resume={cut}", *two)
+    assert resumed.status == 0, resumed.errors
     finish(begin(*arguments, f"hydra.run.dir={whole}"))
     (row,), (expected,) = read_results(cut).rows, read_results(whole).rows
     assert len(known) >= 3 and row.num_samples == 101
@@ -146,7 +141,7 @@ def test_another_batch_size_and_two_processes_go_on(workplace, trained_run):
         assert getattr(row, name) == pytest.approx(getattr(expected, name), rel=1e-4), name
 
 
-def test_two_evaluations_at_once_share_a_fresh_cache(workplace, trained_run, monkeypatch):
+def test_two_evaluations_at_once_share_a_fresh_cache(begin, workplace, trained_run, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE_DIR", str(workplace / "cache"))
     arguments = (f"checkpoint={trained_run}", *SMALL, "evaluation.features=pixels")
     processes = [begin(*arguments, f"hydra.run.dir={workplace / name}") for name in "ab"]

@@ -79,26 +79,25 @@ def test_a_subset_of_a_table_on_digits(run_script, workplace, trained_run, name)
 
 def test_every_number_says_what_it_was_measured_with(run_script, workplace, trained_run):
     """The columns against what the metrics room itself says of the reference; in another precision than the default."""
-    arguments = (f"checkpoint={trained_run}", "table=lsun_church_table3", "sampler.steps=3,1000", "logger=none")
-    small = (
-        "evaluation.num_samples=6",
-        "trainer.precision=bf16-mixed",
-        "evaluation.parts=grid,reconstruction,diversity",
-    )
-    outcome = run_script("evaluate.py", *arguments, *small, "evaluation.reconstruction.num_images=4")
+    arguments = ("evaluate.py", f"checkpoint={trained_run}", "table=lsun_church_table3", "logger=none")
+    small = ("evaluation.num_samples=6", "trainer.precision=bf16-mixed", "evaluation.reconstruction.num_images=4")
+    directory, others = workplace / "grid", workplace / "others"
+    outcome = run_script(*arguments, *small, "sampler.steps=3,1000", f"hydra.run.dir={directory}")
     assert outcome.status == 0, outcome.errors
-    (directory,) = (workplace / "outputs" / "evaluate").iterdir()
+    parts = "evaluation.parts=grid,reconstruction,diversity"
+    beside = run_script(*arguments, *small, "sampler.steps=3", parts, f"hydra.run.dir={others}")
+    assert beside.status == 0, beside.errors
     grid = rows(directory / "results.csv")
     # The paper leaves eta = 0 at S = 1000 empty; 3 is somebody's own.
     assert [(row["eta"], row["steps"]) for row in grid] == [("0.0", "3"), ("1.0", "3"), ("1.0", "1000")]
     expected = _reference(workplace)
-    for row in [*grid, *rows(directory / "diversity.csv"), *rows(directory / "lsun_church_table3.csv")]:
+    for row in [*grid, *rows(others / "diversity.csv"), *rows(directory / "lsun_church_table3.csv")]:
         assert (row["reference"], row["preprocessing"]) == (expected.digest, expected.preprocessing)
         assert (row["reference_split"], row["compute_precision"]) == ("train", "bf16-mixed")
         assert (row["weights"], row["seed"], row["dataset"], row["resize"]) == ("ema", "0", "digits", "none")
         assert len(row["timesteps"].split()) == int(row["nfe"]) == int(row["steps"])
         assert len(row["weights_hash"]) == 16 and row["num_samples"] == "6"
-    for row in rows(directory / "reconstruction.csv"):
+    for row in rows(others / "reconstruction.csv"):
         assert row["compute_precision"] == "bf16-mixed" and len(row["preprocessing"]) == 16 and row["num_images"] == "4"
     assert "precision bf16-mixed (the paper: 32-true)" in outcome.output
 

@@ -98,7 +98,8 @@ class GroupNorm(nn.GroupNorm):
         if x.device.type == "cpu" and x.dtype is torch.bfloat16 and torch.is_grad_enabled() and x.requires_grad:
             return cpu.group_norm(x, self.num_groups, self.weight, self.bias, self.eps, silu=self.silu)
         x = super().forward(x)
-        return F.silu(x) if self.silu else x
+        # Where no gradient needs what lies between, its memory is warm.
+        return F.silu(x, inplace=not torch.is_grad_enabled()) if self.silu else x
 
 
 class GroupNormSiLU(GroupNorm):
