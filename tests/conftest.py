@@ -113,7 +113,7 @@ def run_process(workplace: Path) -> Callable[..., Outcome]:
 
 @dataclass(frozen=True)
 class Fork:
-    """A script in a process and a session of its own."""
+    """A script in a process of its own, the first of a group."""
 
     process: int
     ask: Callable[[object], int | None]

@@ -1,11 +1,11 @@
 """Runs the scripts again and again in processes of their own that need not import anything: forks of this one.
 
 Lines of JSON on standard input, answers on standard output. `{"arguments": [script, ...], "directory": ...,
-"output": ..., "batches": ..., "environment": {...}, "seconds_per_write": ...}` starts a script, in a session of its
-own, and answers its process id; `{"wait": id}` answers how it ended, as `subprocess` numbers it, `"wait"` how the
-newest did, and `{"poll": id}` null as long as it runs. The script's output goes to the file `output`; the file
-`batches` grows by one byte with every training batch that begins. `seconds_per_write` is how slow the disk is while a
-checkpoint is written.
+"output": ..., "batches": ..., "environment": {...}, "seconds_per_write": ...}` starts a script, in a group of
+processes of its own, and answers its process id; `{"wait": id}` answers how it ended, as `subprocess` numbers it,
+`"wait"` how the newest did, and `{"poll": id}` null as long as it runs. The script's output goes to the file `output`;
+the file `batches` grows by one byte with every training batch that begins. `seconds_per_write` is how slow the disk is
+while a checkpoint is written.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def count_batches(path: str) -> None:
 
 
 def run(order: dict) -> int:
-    os.setsid()
+    os.setpgrp()
     output = os.open(order["output"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(output, stream)

@@ -24,7 +24,7 @@ SMALL = ("sampler.eta=0", "sampler.steps=2,3", "evaluation.num_samples=70", "eva
 
 @pytest.fixture
 def begin(start_fork: Callable[..., Any], workplace: Path) -> Callable[..., Any]:
-    """An evaluation in a process and a session of its own."""
+    """An evaluation in a process of its own, the first of a group."""
 
     def start(*arguments: str) -> Any:
         variables = {name: os.environ[name] for name in ("DDIM_CACHE_DIR", "WANDB_MODE")}
