@@ -60,7 +60,7 @@ def test_types_defaults_and_names():
     assert found["optimizer.lr"][:2] == ["number", "`0.002`"], "what the command composes, recipe included"
     assert found["dataset.root"][:2] == [
         "folder",
-        "`null` (celeba, cifar10); required (image_folder, lsun_bedroom, lsun_church)",
+        "`null` (celeba, cifar10, signals); required (image_folder, lsun_bedroom, lsun_church)",
     ]
     assert "min_snr" in found["loss.weighting"][2]
     assert found["sampler.tau"][1] == "`${dataset.tau}`" and "???" not in PAGE

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from ddim.command.config import evaluate_schema
 from ddim.data.build import SOURCES, LoaderConfig
 from ddim.data.options import MEANINGS, Options
-from ddim.denoisers import UNet
+from ddim.denoisers import ResidualMLP, UNet, UNet1d
 from ddim.diffusion import SAMPLERS, NoiseSchedule
 from ddim.diffusion.samplers.etas import ETA_SCHEDULES
 from ddim.training.settings import CallbacksConfig, LossConfig, TrainConfig
@@ -130,6 +130,11 @@ def _keys(group: str, train: DictConfig, evaluate: DictConfig) -> Iterator[str]:
         yield _table(_dataset_rows())
     elif group == "denoiser":
         yield _table(_signature_rows(UNet.__init__, UNet.__doc__ or "", train.denoiser, "denoiser."))
+        for option, network in (("mlp", ResidualMLP), ("unet_1d", UNet1d)):
+            yield f"What `denoiser={option}` has:\n"
+            file = OmegaConf.load(CONF / "denoiser" / f"{option}.yaml")
+            assert isinstance(file, DictConfig)
+            yield _table(_signature_rows(network.__init__, network.__doc__ or "", file, "denoiser."))
     elif group == "schedule":
         yield from _schedules()
     elif group == "trainer":
@@ -291,6 +296,7 @@ def _dataset_rows() -> list[Row]:
     kinds = {
         **{"name": ", ".join(SOURCES), "label": "text or null", "features": "text", "tau": "as sampler.tau"},
         **{"random_flip": "true, false", "in_memory": "auto, true, false", "table": "two numbers"},
+        **{"metrics": "names", "grid_images": "whole number"},
     }
     for config in configs.values():
         options = Options({key: "DIR" if value == "???" else value for key, value in config.items()})
@@ -325,6 +331,7 @@ def _signature_rows(function: Any, doc: str, cfg: DictConfig, prefix: str) -> li
         "bool": "true, false",
         "int | None": "whole number or null",
         "Sequence[int]": "list: whole number",
+        "Sequence[int] | None": "list: whole number, or null",
     }
     return [
         (

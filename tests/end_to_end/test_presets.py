@@ -73,19 +73,29 @@ def test_the_paper_presets_carry_the_papers_values():
 def test_every_denoiser_takes_a_training_step(run_script, workplace, denoiser):
     """At the smallest resolution its levels and attention allow; the full-size ones are the tests of the network."""
     resolution = 32 if denoiser.startswith("unet_lsun") else 16
+    data = (
+        *("dataset=image_folder", f"dataset.root={_images(workplace / 'images')}"),
+        *(f"dataset.resolution={resolution}", "callbacks=minimal"),
+    )
+    if denoiser in ("unet_1d", "unet_signals"):
+        data = ("dataset=signals", f"dataset.root={_series(workplace / 'series.npy')}", "callbacks=minimal")
     outcome = run_script(
         "train.py",
-        "dataset=image_folder",
-        f"dataset.root={_images(workplace / 'images')}",
+        *data,
         f"denoiser={denoiser}",
-        f"dataset.resolution={resolution}",
         "trainer.fast_dev_run=true",
         "trainer.accelerator=cpu",
         "loader.batch_size=2",
-        "callbacks=minimal",
         "logger=none",
     )
     assert outcome.status == 0, outcome.errors
+
+
+def _series(path: Path) -> Path:
+    import numpy as np
+
+    np.save(path, np.random.default_rng(0).normal(size=(12, 8)))
+    return path
 
 
 def _images(folder: Path) -> Path:

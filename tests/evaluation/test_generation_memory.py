@@ -144,7 +144,7 @@ def test_what_an_earlier_attempt_left_enters_the_moments_once(generated, tmp_pat
     [(None, 8, 512), (None, 32, 32), (None, 64, 8), (None, 256, 1), (None, 2, 4096), (7, 256, 7)],
 )
 def test_how_many_images_a_cpu_samples_at_once(given, resolution, expected):
-    assert sampling_batch(given, resolution, torch.device("cpu")) == expected
+    assert sampling_batch(given, (3, resolution, resolution), torch.device("cpu")) == expected
 
 
 def test_a_gpu_samples_more_at_once(tmp_path, monkeypatch):
@@ -152,4 +152,4 @@ def test_a_gpu_samples_more_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     trainer = build_trainer({"accelerator": "auto"}, tmp_path)
-    assert sampling_batch(None, 32, trainer.strategy.root_device) == 1024
+    assert sampling_batch(None, (3, 32, 32), trainer.strategy.root_device) == 1024

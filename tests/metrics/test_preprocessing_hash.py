@@ -30,7 +30,7 @@ def statistics_of(tmp_path):
         )
         data.prepare_data()
         extractor = build_extractor(
-            features, channels=data.channels, resolution=data.resolution, weights_dir=tmp_path / "none"
+            features, channels=data.space.shape[0], resolution=data.space.shape[-1], weights_dir=tmp_path / "none"
         )
         return reference_statistics(
             extractor, lambda: data.images(split, batch_size=3), data.provenance(split), tmp_path / "reference"

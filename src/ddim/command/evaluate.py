@@ -85,7 +85,7 @@ def _evaluate(cfg: DictConfig, directory: Path, stop: StopRequest) -> None:
     trainer = build_trainer(config.trainer, directory, typed=typed_keys(), sweep=in_sweep())
 
     wait_for_first()
-    images = _images(evaluation, trainer.strategy.root_device)
+    images = _images(evaluation, opened, trainer.strategy.root_device)
     # The command line may have changed what the weights do not decide, such as the resolution.
     denoiser = opened.build(config.evaluation.weights, denoiser=config.denoiser)
     check_shape(denoiser, images.space.shape, images.name)
@@ -101,8 +101,14 @@ def _evaluate(cfg: DictConfig, directory: Path, stop: StopRequest) -> None:
         group=_training_run(opened.origin),
     )
     attach(trainer, [SignalHandlers(stop), running], loggers)
-    drawn_with = _condition_of(denoiser, images)
-    module = DenoisingModule(denoiser, evaluation.schedule, optimizer={}, seed=config.seed, condition_of=drawn_with)
+    module = DenoisingModule(
+        denoiser,
+        evaluation.schedule,
+        optimizer={},
+        seed=config.seed,
+        condition_of=_condition_of(denoiser, images),
+        space=images.space,
+    )
     plans = ", ".join(study.plan() for study in running.studies)
     log.info(
         "Evaluating %s (%s weights) in %s: %s. Everything goes to %s",
@@ -140,7 +146,7 @@ def _stated_weights(opened: Pretrained, wanted: str) -> str:
     return weights
 
 
-def _images(evaluation: Evaluation, device: torch.device) -> ImageDataModule:
+def _images(evaluation: Evaluation, opened: Pretrained, device: torch.device) -> ImageDataModule:
     config, part = evaluation.config, evaluation.config.evaluation
     return load_data(
         config.dataset,
@@ -148,9 +154,11 @@ def _images(evaluation: Evaluation, device: torch.device) -> ImageDataModule:
         seed=config.seed,
         cache_dir=config.cache_dir,
         batch_size=1,
-        eval_batch_size=lambda resolution: sampling_batch(part.batch_size, resolution, device),
+        eval_batch_size=lambda shape: sampling_batch(part.batch_size, shape, device),
         num_workers=0,
         test_limit=part.loss_images,
+        stated=opened.space,
+        origin=f"checkpoint={opened.origin}",
     )
 
 

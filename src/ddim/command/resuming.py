@@ -12,7 +12,7 @@ from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from ddim.command.config import PRECISIONS
-from ddim.denoisers.formats.own import check_resumable, read_checkpoint, read_config
+from ddim.denoisers.formats.own import HEADER, SPACE, check_resumable, read_checkpoint, read_config
 from ddim.errors import UserError
 from ddim.runs.layout import LAST, OVERRIDES_FILE
 from ddim.runs.locate import kept_config
@@ -50,17 +50,25 @@ def started_before(directory: Path) -> str | None:
     return str(last)
 
 
-def check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> None:
+def check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """How the checkpoint's data were standardised, where they are no images.
+
+    Raises:
+        UserError: training cannot go on from it, or its denoiser or schedule is another one than described.
+    """
     contents = read_checkpoint(checkpoint)
     check_resumable(contents, checkpoint)
     stored = read_config(contents, checkpoint)
     for group in ("denoiser", "schedule"):
         for key in sorted({*stored[group], *description[group]}, key=lambda key: (key != "name", key)):
             then, now = stored[group].get(key), description[group].get(key)
-            if then != now:
+            of_the_data = key == "shape" and now is None
+            if then != now and not of_the_data:
                 raise UserError(
                     f"{group}.{key}={now} differs from {then} in {checkpoint}; a resumed run keeps its {group}."
                 )
+    stated = contents[HEADER]["config"].get(SPACE)
+    return stated if isinstance(stated, Mapping) else None
 
 
 def begun_with(directory: Path, trainer: Mapping[str, Any]) -> dict[str, Any]:

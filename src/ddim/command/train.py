@@ -57,11 +57,10 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
     config.trainer = with_precision(begun_with(directory, config.trainer), config.denoiser)
     trainer = build_trainer(config.trainer, directory, typed=typed_keys(), sweep=in_sweep())
     resume = config.resume or started_before(directory)
-    if resume is not None:
-        check_same_network(Path(resume), stored_description(config))
+    stated = None if resume is None else check_same_network(Path(resume), stored_description(config))
 
     wait_for_first()
-    training = build_training(config, trainer, directory, hyperparameters=plain_config(cfg), stop=stop)
+    training = build_training(config, trainer, directory, hyperparameters=plain_config(cfg), stop=stop, stated=stated)
     images = training.images
     log.info(
         "Training %s (%s parameters) on %s: %s %s of %s, %s, in %s. Everything goes to %s",
@@ -82,7 +81,7 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
     with closing(trainer, stop), one_fate(trainer):
         training.fit(resume)
     if config.logger.log_model and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        log_checkpoints(trainer, directory, stored_description(config))
+        log_checkpoints(trainer, directory, training.module.config)
     finish(trainer)
     last = directory / "checkpoints" / LAST
     log.info("Trained to step %d. Checkpoint: %s", trainer.global_step, last if last.is_file() else "none")

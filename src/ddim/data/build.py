@@ -9,19 +9,26 @@ from typing import Any
 
 from ddim.data.celeba import CelebA
 from ddim.data.cifar10 import Cifar10
-from ddim.data.datamodule import ImageDataModule, Source
+from ddim.data.datamodule import ImageDataModule, Source, kind_of
 from ddim.data.digits import Digits
 from ddim.data.image_folder import ImageFolder
 from ddim.data.options import Options
+from ddim.data.points2d import Points2d
+from ddim.data.signals import Signals
+from ddim.data.space import IMAGES, space_from
+from ddim.data.tabular import Tabular
 from ddim.errors import UserError, at_least
 
 # What a dataset's configuration says of the sampler and the evaluation, not of the images.
-DATASET_DEFAULTS = ("features", "tau", "table")
+DATASET_DEFAULTS = ("features", "metrics", "grid_images", "tau", "table")
 SOURCES: dict[str, Callable[[Options, Path], Source]] = {
     "digits": Digits,
     "cifar10": Cifar10,
     "celeba": CelebA,
     "image_folder": ImageFolder,
+    "points2d": Points2d,
+    "tabular": Tabular,
+    "signals": Signals,
 }
 # A live view: what is registered later is in it.
 DATASETS = SOURCES.keys()
@@ -33,20 +40,24 @@ def build_datamodule(
     config: Mapping[str, Any],
     *,
     batch_size: int,
-    eval_batch_size: int | Callable[[int], int],
+    eval_batch_size: int | Callable[[tuple[int, ...]], int],
     num_workers: int,
     seed: int,
     cache_dir: Path,
     test_limit: int | None = None,
+    stated: Mapping[str, Any] | None = None,
+    origin: str = "",
 ) -> ImageDataModule:
     """Build the datamodule of `config["name"]`, one of DATASETS, from the `dataset.*` settings; reads no image.
 
     Args:
-        batch_size, eval_batch_size: images per process and batch; the latter may be a function of the resolution.
+        batch_size, eval_batch_size: samples per process and batch; the latter may be a function of the shape of one.
         num_workers: decoding processes, used only when the images do not live in memory.
         seed: decides the training order and the mirrored images.
         cache_dir: default place of downloads, and of what reading the image files has shown.
         test_limit: how many images `test_dataloader` has, at most.
+        stated: how a checkpoint, called `origin`, says that data were standardised (`Space.stated`); None learns it
+            from the training split.
 
     Raises:
         UserError: a setting is unknown or wrong; the sentence names its key.
@@ -54,7 +65,34 @@ def build_datamodule(
     options = Options(config)
     name = options.choice("name", None, DATASETS)
     source = SOURCES[name](options, Path(cache_dir))
-    at_once = eval_batch_size(source.resolution) if callable(eval_batch_size) else eval_batch_size
+    are_images = kind_of(source) == IMAGES
+    in_memory: Any = True
+    random_flip = False
+    if are_images:
+        # images that come as arrays are in memory anyway
+        in_memory = options.choice("in_memory", "auto", ("auto", True) if name in _ARRAYS else ("auto", True, False))
+        random_flip = options.boolean("random_flip", name in _PHOTOGRAPHS)
+    label = options.text("label", None)
+    options.finish()
+    if label in DATASETS and label != name:
+        raise UserError(
+            f"dataset.label={label} is the name of another data set than dataset.name={name}; take one of its own"
+        )
+    # Of a checkpoint of other data than what was typed over it, nothing is known.
+    same = stated is not None and stated.get("kind") == kind_of(source)
+    datamodule = ImageDataModule(
+        source,
+        name=label or name,
+        batch_size=batch_size,
+        eval_batch_size=1,
+        num_workers=num_workers,
+        seed=seed,
+        random_flip=random_flip,
+        in_memory=in_memory,
+        test_limit=test_limit,
+        space=space_from(stated, origin) if stated is not None and same else None,
+    )
+    at_once = eval_batch_size(datamodule.space.shape) if callable(eval_batch_size) else eval_batch_size
     for key, value, minimum in (
         ("batch_size", batch_size, 1),
         ("eval_batch_size", at_once, 1),
@@ -62,26 +100,8 @@ def build_datamodule(
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise UserError(f"{key}={value} must be a whole number of at least {minimum}")
-    # images that come as arrays are in memory anyway
-    in_memory = options.choice("in_memory", "auto", ("auto", True) if name in _ARRAYS else ("auto", True, False))
-    random_flip = options.boolean("random_flip", name in _PHOTOGRAPHS)
-    label = options.text("label", None)
-    options.finish()
-    if label in DATASETS and label != name:
-        raise UserError(
-            f"dataset.label={label} is the name of another data set than dataset.name={name}; take one of its own"
-        )
-    return ImageDataModule(
-        source,
-        name=label or name,
-        batch_size=batch_size,
-        eval_batch_size=at_once,
-        num_workers=num_workers,
-        seed=seed,
-        random_flip=random_flip,
-        in_memory=in_memory,
-        test_limit=test_limit,
-    )
+    datamodule.eval_batch_size = at_once
+    return datamodule
 
 
 def load_data(

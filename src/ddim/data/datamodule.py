@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -12,7 +12,7 @@ from ddim.data.conditions import ConditionOf, in_turn
 from ddim.data.loaders import Batches, InMemoryLoader, OnDiskImages, WorkerLoader
 from ddim.data.memory import available_memory
 from ddim.data.order import EvaluationBatches, TrainingBatches, TrainingOrder
-from ddim.data.space import Pixels
+from ddim.data.space import IMAGES, Pixels, Space, Standardised
 from ddim.data.splits import ArraySplit, FileSplit, spread
 from ddim.errors import UserError
 
@@ -22,15 +22,16 @@ MEMORY_SHARE = 4
 
 
 class Source(Protocol):
-    """A dataset that knows where its images are.
+    """A dataset that knows where its samples are.
 
     One whose images are of classes, or have other conditions, says what they mean in `meaning`, see
     `ImageDataModule.meaning`, and its splits have `conditions`. `condition_of` says which ones samples are drawn with,
     where these are no classes.
-    """
 
-    channels: int
-    resolution: int
+
+    Images have `channels` and `resolution`. What is no image has `kind`, one of `ddim.data.space.DIMENSIONS`, and
+    float32 arrays of that many dimensions; where its exact density is known, `log_density` of stored values.
+    """
 
     def prepare(self) -> None: ...
 
@@ -39,12 +40,18 @@ class Source(Protocol):
     def details(self) -> dict[str, Any]: ...
 
 
+def kind_of(source: Source) -> str:
+    """What a sample of it is called."""
+    return getattr(source, "kind", IMAGES)
+
+
 class ImageDataModule(pl.LightningDataModule):
     """Training batches in an order that survives interruption, evaluation batches that hold each image once.
 
-    Batches are {"image": uint8 (B, C, H, W), "index": int64 (B,)}, with "condition", int64 (B, ...), where the data set
-    has conditions: (B,) for classes, (B, L) for the tokens of captions. The Trainer must be made with
-    `use_distributed_sampler=False`: images are divided among ranks here, without the repeats of `DistributedSampler`.
+    Batches are {"image": as stored (B, ...), uint8 (B, C, H, W) of images, "index": int64 (B,)}, with "condition",
+    int64 (B, ...), where the data set has conditions: (B,) for classes, (B, L) for the tokens of captions. The Trainer
+    must be made with `use_distributed_sampler=False`: images are divided among ranks here, without the repeats of
+    `DistributedSampler`.
     """
 
     # with fewer test images than ranks some ranks have none, and that is right
@@ -62,12 +69,10 @@ class ImageDataModule(pl.LightningDataModule):
         random_flip: bool,
         in_memory: bool | str,
         test_limit: int | None = None,
+        space: Space | None = None,
     ) -> None:
         super().__init__()
         self.name: str = name
-        self.channels: int = source.channels
-        self.resolution: int = source.resolution
-        self.space = Pixels((source.channels, source.resolution, source.resolution))
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
@@ -76,7 +81,30 @@ class ImageDataModule(pl.LightningDataModule):
         self.test_limit = test_limit
         self._source = source
         self._in_memory = in_memory
+        self._space = space
         self._splits: dict[str, ArraySplit | FileSplit] = {}
+
+    @property
+    def space(self) -> Space:
+        """What a sample is: pixels, or numbers that are standardised as a checkpoint states or as the training split
+        is. Raises `UserError` where that split has another shape than the checkpoint states."""
+        if self._space is None:
+            self._space = self._learnt()
+        return self._space
+
+    def _learnt(self) -> Space:
+        kind = kind_of(self._source)
+        if kind == IMAGES:
+            source: Any = self._source
+            return Pixels((source.channels, source.resolution, source.resolution))
+        stored = self._split("train").images
+        assert stored is not None
+        return Standardised.learnt(kind, stored)
+
+    @property
+    def log_density(self) -> Callable[[Tensor], Tensor] | None:
+        """The exact log-density of stored values (N, *shape), in nats; None where nobody knows it."""
+        return getattr(self._source, "log_density", None)
 
     def prepare_data(self) -> None:
         """Download what is missing and check that both splits have images.
@@ -92,6 +120,7 @@ class ImageDataModule(pl.LightningDataModule):
         Raises:
             UserError: an image cannot be used, or the training split is smaller than one batch.
         """
+        self._check_shape()
         if stage in (None, "fit"):
             self._training_order()
             self._make_ready("train")
@@ -144,7 +173,7 @@ class ImageDataModule(pl.LightningDataModule):
         return lambda numbers: of_source(numbers)
 
     def images(self, split: str, batch_size: int, limit: int | None = None) -> Iterator[Tensor]:
-        """uint8 (B, C, H, W) batches of a split in its fixed order, never mirrored.
+        """Batches (B, ...) as stored, uint8 (B, C, H, W) of images, of a split in its fixed order, never mirrored.
 
         limit: how many at most, evenly over the split.
         """
@@ -163,11 +192,25 @@ class ImageDataModule(pl.LightningDataModule):
             "dataset": self.name,
             "split": split,
             "count": len(images),
-            "channels": self.channels,
-            "resolution": self.resolution,
+            **self._shape(),
             **self._source.details(),
             **images.provenance(),
         }
+
+    def _check_shape(self) -> None:
+        stored = self._split("test").images if self.space.kind != IMAGES else None
+        if stored is not None and tuple(stored.shape[1:]) != self.space.shape:
+            then, now = ("x".join(map(str, shape)) for shape in (self.space.shape, stored.shape[1:]))
+            raise UserError(
+                f"dataset {self.name} has {self.space.kind} of {now}, the checkpoint was trained on {then}; "
+                "give the data that it was trained on"
+            )
+
+    def _shape(self) -> dict[str, Any]:
+        shape = self.space.shape
+        if self.space.kind == IMAGES:
+            return {"channels": shape[0], "resolution": shape[-1]}
+        return {"kind": self.space.kind, "shape": list(shape)}
 
     def _split(self, split: str) -> ArraySplit | FileSplit:
         if split not in SPLITS:

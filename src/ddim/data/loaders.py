@@ -1,6 +1,6 @@
-"""Loaders that turn batches of items into {"image": uint8 (B, C, H, W), "index": int64 (B,)}.
+"""Loaders that turn batches of items into {"image": as stored (B, ...), "index": int64 (B,)}.
 
-Where a data set has conditions, batches have "condition", int64 (B, ...), as well.
+Images are uint8 (B, C, H, W). Where a data set has conditions, batches have "condition", int64 (B, ...), as well.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Resumable:
 
 
 class InMemoryLoader(_Resumable):
-    """Batches gathered from one uint8 tensor (N, C, H, W).
+    """Batches gathered from one tensor (N, ...), uint8 (N, C, H, W) of images.
 
     Not a `DataLoader`: a gather takes microseconds, and worker processes would only copy its result. Where there is an
     accelerator it gathers into page-locked memory, from which the device takes the batch when it gets there; copying
@@ -68,7 +68,7 @@ class InMemoryLoader(_Resumable):
 
     def _gather(self, items: Sequence[Item]) -> Batch:
         indices = torch.tensor([index for index, _ in items], dtype=torch.int64)
-        images = torch.empty(len(indices), *self.images.shape[1:], dtype=torch.uint8, pin_memory=self._pin_memory)
+        images = torch.empty(len(indices), *self.images.shape[1:], dtype=self.images.dtype, pin_memory=self._pin_memory)
         torch.index_select(self.images, 0, indices, out=images)
         flipped = torch.tensor([position for position, (_, flip) in enumerate(items) if flip], dtype=torch.int64)
         if len(flipped):

@@ -5,11 +5,19 @@ For images this is the one place where they cross between uint8 pixels and [-1, 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from ddim.errors import UserError
+
+IMAGES = "images"
+# Of what is no image: how many dimensions one sample has.
+DIMENSIONS = {"vectors": 1, "series": 2}
 
 
 def to_model_space(images: Tensor) -> Tensor:
@@ -49,13 +57,30 @@ class Space(Protocol):
 
     @property
     def kind(self) -> str:
-        """What people call one: "images"."""
+        """What people call them: "images", "vectors" or "series"."""
+
+    @property
+    def unit(self) -> str:
+        """What errors are told in: "on [0, 1]"."""
 
     def to_model(self, stored: Tensor) -> Tensor:
         """(N, *shape) as stored -> floating point, for the network."""
 
     def to_stored(self, x: Tensor) -> Tensor:
         """(N, *shape) from the network -> as they are kept, shown and measured."""
+
+    def empty(self) -> Tensor:
+        """(0, *shape): none of them, as stored."""
+
+    def told(self, stored: Tensor) -> Tensor:
+        """(N, *shape) as stored -> float64 (N, D), the values in the unit that errors are told in."""
+
+    def errors(self, x: Tensor, others: Tensor) -> Tensor:
+        """Mean squared difference per dimension, in that unit, of x and others (N, *shape) of the model's space:
+        float64 (N,)."""
+
+    def stated(self) -> dict[str, Any] | None:
+        """Plain values that a checkpoint keeps, for :func:`space_from`; None where the data set's name says it all."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +91,99 @@ class Pixels:
 
     @property
     def kind(self) -> str:
-        return "images"
+        return IMAGES
+
+    @property
+    def unit(self) -> str:
+        return "on [0, 1]"
 
     def to_model(self, stored: Tensor) -> Tensor:
         return to_model_space(stored)
 
     def to_stored(self, x: Tensor) -> Tensor:
         return to_uint8(x)
+
+    def empty(self) -> Tensor:
+        return torch.empty(0, *self.shape, dtype=torch.uint8)
+
+    def told(self, stored: Tensor) -> Tensor:
+        return stored.flatten(1).double() / 255
+
+    def errors(self, x: Tensor, others: Tensor) -> Tensor:
+        # Half the difference in [-1, 1] is the difference in [0, 1].
+        return ((x.double() - others.double()) / 2).square().flatten(1).mean(dim=1)
+
+    def stated(self) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """Numbers of any range, float32 as stored, which the network sees with mean 0 and standard deviation 1.
+
+    Attributes:
+        shape: (D,) of vectors, (C, L) of series.
+        kind: "vectors" or "series".
+        mean, scale: one for each of the D columns, or for each of the C channels at all times; scale is positive.
+    """
+
+    shape: tuple[int, ...]
+    kind: str
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    @classmethod
+    def learnt(cls, kind: str, stored: Tensor) -> Standardised:
+        """From the training split, (N, D) or (N, C, L) with N >= 1: means and standard deviations (N in the
+        denominator). What never changes keeps the scale 1."""
+        values = stored.double()
+        over = (0,) if values.ndim == 2 else (0, 2)
+        mean, scale = values.mean(over), values.std(over, correction=0)
+        # A constant's deviation is rounding, which must not become the unit.
+        constant = scale <= 1e-12 * values.abs().amax(over)
+        scale = torch.where(constant, torch.ones_like(scale), scale)
+        return cls(tuple(stored.shape[1:]), kind, tuple(mean.tolist()), tuple(scale.tolist()))
+
+    @property
+    def unit(self) -> str:
+        return "in standard deviations"
+
+    def to_model(self, stored: Tensor) -> Tensor:
+        mean, scale = self._like(stored)
+        return (stored - mean) / scale
+
+    def to_stored(self, x: Tensor) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean, scale = self._like(x)
+        return (x * scale + mean).to(torch.float32)
+
+    def empty(self) -> Tensor:
+        return torch.empty(0, *self.shape)
+
+    def told(self, stored: Tensor) -> Tensor:
+        return self.to_model(stored.double()).flatten(1)
+
+    def errors(self, x: Tensor, others: Tensor) -> Tensor:
+        return (x.double() - others.double()).square().flatten(1).mean(dim=1)
+
+    def stated(self) -> dict[str, Any]:
+        return {"kind": self.kind, "shape": list(self.shape), "mean": list(self.mean), "scale": list(self.scale)}
+
+    def _like(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        places = (-1, *[1] * (len(self.shape) - 1))
+        mean, scale = (torch.tensor(v, dtype=x.dtype, device=x.device).view(places) for v in (self.mean, self.scale))
+        return mean, scale
+
+
+def space_from(stated: Mapping[str, Any], origin: str) -> Standardised:
+    """The inverse of `Standardised.stated`. Raises `UserError` naming `origin` for anything else."""
+    try:
+        shape = tuple(int(size) for size in stated["shape"])
+        mean, scale = (tuple(float(value) for value in stated[key]) for key in ("mean", "scale"))
+        kind = str(stated["kind"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{origin} does not say how its data were standardised; give one saved by train.py") from error
+    fits = kind in DIMENSIONS and len(shape) == DIMENSIONS[kind] and len(mean) == len(scale) == shape[0]
+    if not fits or not all(map(math.isfinite, (*mean, *scale))) or min(scale) <= 0:
+        raise UserError(f"{origin} is damaged: its standardisation is not one of {kind} of shape {shape}")
+    return Standardised(shape, kind, mean, scale)

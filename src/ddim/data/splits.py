@@ -37,7 +37,10 @@ def spread(count: int, limit: int) -> list[int]:
 
 
 class ArraySplit:
-    """Images that are already pixels, uint8 (N, C, H, W), and where they have any their conditions (N, ...), int64."""
+    """Samples that are in memory, and where they have any their conditions (N, ...), int64.
+
+    They are uint8 (N, C, H, W) of images, float32 (N, ...) of anything else.
+    """
 
     def __init__(self, images: Tensor, conditions: Tensor | None = None) -> None:
         self.images = images
@@ -54,7 +57,7 @@ class ArraySplit:
             yield from self.images[spread(len(self.images), limit)].split(batch_size)
 
     def provenance(self) -> dict[str, Any]:
-        """A sha256 (first 16 hex digits) of shape and pixels."""
+        """A sha256 (first 16 hex digits) of shape and values."""
         digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
         digest.update(self.images.contiguous().numpy().data)
         return {"fingerprint": digest.hexdigest()[:16]}

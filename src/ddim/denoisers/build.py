@@ -10,13 +10,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ddim.denoisers.mlp import ResidualMLP
 from ddim.denoisers.unet import UNet
+from ddim.denoisers.unet1d import UNet1d
 from ddim.errors import UserError
 
 MAX_BLOCKS = 100
 UNET = "unet"
 # One line per network. What is registered later is here as well, with its version in VERSIONS.
-DENOISERS: dict[str, type[nn.Module]] = {UNET: UNet}
+DENOISERS: dict[str, type[nn.Module]] = {UNET: UNet, "mlp": ResidualMLP, "unet_1d": UNet1d}
 # Of a user's own: changes when the network does, which its weights need not show.
 VERSIONS: dict[str, str] = {}
 # Arguments that the UNet has got since its weights were first kept, with the defaults that change nothing.
@@ -46,6 +48,7 @@ def new_denoiser(config: Mapping[str, Any], sample_shape: Sequence[int], dataset
     Raises:
         UserError: it cannot be built, or does not fit.
     """
+    config = shaped(config, sample_shape)
     try:
         _check_size(config)
         denoiser = build_denoiser(config)
@@ -53,6 +56,13 @@ def new_denoiser(config: Mapping[str, Any], sample_shape: Sequence[int], dataset
         raise UserError(f"denoiser cannot be built: {error}") from error
     check_shape(denoiser, sample_shape, dataset)
     return denoiser
+
+
+def shaped(config: Mapping[str, Any], sample_shape: Sequence[int]) -> dict[str, Any]:
+    """The configuration with the data's own shape where a network has the parameter `shape` and it is null."""
+    network = DENOISERS.get(str(config.get("name")))
+    open_ = network is not None and "shape" in inspect.signature(network).parameters and config.get("shape") is None
+    return {**config, "shape": list(sample_shape)} if open_ else dict(config)
 
 
 def _check_size(config: Mapping[str, Any]) -> None:

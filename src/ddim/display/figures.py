@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from ddim.display.axes import COLOURS, MARKERS, label_axes, set_ticks
+from ddim.findings.columns import VALUES
 from ddim.findings.comparable import by_calls, group_rows, provenance, shared_parts, shows_floor, told_apart
 from ddim.findings.labels import distance_name, eta_order, eta_title, line_label
 from ddim.findings.rows import Floor, GridResult
@@ -31,9 +32,10 @@ _X_LABELS = {"steps": "S (sampling steps)", "nfe": "nfe (network calls per image
 
 
 def distance_figure(rows: Sequence[GridResult], floor: Floor | None = None) -> Figure:
-    """Fréchet distance against S, log-log: a panel per kind of features, a line per eta or sampler, and provenance.
+    """Distance against S, log-log: a panel per kind of features, a line per eta or sampler, and provenance.
 
-    Samplers are compared at their network calls. Bars are one standard deviation up and down.
+    The distance is Fréchet's, of what is no image the energy distance. Samplers are compared at their network calls.
+    Bars are one standard deviation up and down.
     Distances that are absent or not positive cannot be drawn on a log axis and are left out. ValueError without rows.
     """
     all_features = list(dict.fromkeys(row.features for row in rows))
@@ -41,14 +43,15 @@ def distance_figure(rows: Sequence[GridResult], floor: Floor | None = None) -> F
     for axes, features in zip(panels, all_features, strict=True):
         members = [row for row in rows if row.features == features]
         x = "nfe" if by_calls(members) else "steps"
-        handles = _draw_lines(axes, members, lambda row: row.frechet_distance, told_apart, x, bars=True)
-        distance = (floor.metrics.get("frechet_distance") or 0.0) if floor is not None else 0.0
+        handles = _draw_lines(axes, members, lambda row: row.distance, told_apart, x, bars=True)
+        distance = (floor.distance or 0.0) if floor is not None else 0.0
         if floor is not None and shows_floor(floor, rows, members[0]) and distance > 0:
             label = f"floor: {floor.num_images:,} real\nheld-out images"
             style: dict[str, Any] = {"color": "#555555", "linestyle": (0, (6, 4)), "linewidth": 1.5, "zorder": 1}
             handles.append(axes.axhline(distance, label=label, **style))
-        name = distance_name(features).split()[0]
-        ylabel = f"{name}: Fréchet distance on {features} features"
+        name = distance_name(features).split(" (")[0]
+        kind = "energy distance" if features == VALUES else f"Fréchet distance on {features} features"
+        ylabel = kind if features == VALUES else f"{name}: {kind}"
         against = "S" if x == "steps" else "network calls"
         _finish(axes, members, f"{name} against {against}", ylabel, told_apart, handles, x)
     _fit_legends(figure)
@@ -111,7 +114,7 @@ def _draw_lines(
         for label in labels:
             alike = [row for row in members if line_label(row, rows) == label]
             found = {getattr(row, x): value(row) for row in alike}
-            deviations[label, variant] = {getattr(row, x): row.frechet_distance_sd or 0.0 for row in alike}
+            deviations[label, variant] = {getattr(row, x): row.distance_sd or 0.0 for row in alike}
             points = sorted((s, v) for s, v in found.items() if v is not None and math.isfinite(v) and v > 0)
             if points:
                 lines.append((label, variant, points))

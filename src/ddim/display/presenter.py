@@ -8,15 +8,19 @@ from typing import Any
 
 import PIL.Image
 
+from ddim.display.clouds import against_figure, flow_figure
 from ddim.display.curves import steps_figure
 from ddim.display.figures import distance_figure, drawn, speed_figure
 from ddim.display.images import animation, labelled_rows, sample_sheet, samples_picture
+from ddim.display.samples import as_images, is_image, overview
 from ddim.findings.labels import point_key
 from ddim.findings.telling import (
+    Against,
     Animation,
     Audience,
     Curves,
     Findings,
+    Flow,
     GridFigure,
     Picture,
     Row,
@@ -29,7 +33,7 @@ from ddim.runs.files import save_picture
 
 def draw(picture: Picture) -> PIL.Image.Image:
     """A still picture as pixels. Raises TypeError for an animation, which is a file."""
-    match picture:
+    match as_images(picture):
         case Strip(rows, title, columns, breaks):
             return labelled_rows(rows, title, columns, breaks=breaks)
         case Sheet(images, title, column):
@@ -40,6 +44,10 @@ def draw(picture: Picture) -> PIL.Image.Image:
             return drawn(distance_figure(rows, floor))
         case GridFigure("speed", rows):
             return drawn(speed_figure(rows))
+        case Flow() as flow:
+            return flow_figure(flow)
+        case Against() as found:
+            return against_figure(found)
     raise TypeError(f"{type(picture).__name__} is no still picture")
 
 
@@ -60,11 +68,12 @@ class Pictures(Audience):
     def row(self, said: Findings, rows: Sequence[Row], images: Any) -> None:
         if images is None:
             return
-        self.samples = samples_picture(images)
+        self.samples = samples_picture(images if is_image(images) else overview(images))
         save_picture(self.samples, self.directory / "samples" / f"{point_key(rows[0]).replace('/', '-')}.png")
 
     def picture(self, said: Findings, what: str, picture: Picture, caption: str) -> None:
         name = said.part.picture_name(what)
+        picture = as_images(picture)
         if isinstance(picture, Animation):
             path = self.directory / f"{name}.gif"
             frames, options = animation(picture)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 
-from ddim.data import ImageDataModule, Space
+from ddim.data import IMAGES, ImageDataModule, Space
 from ddim.diffusion import NoiseSource
 from ddim.diffusion.grid import GridPoint
+from ddim.errors import UserError
 from ddim.evaluation.settings import STUDIES, GeneralSettings
 from ddim.evaluation.study import FEATURES, HELD_OUT, REFERENCE, Material, Study
 from ddim.evaluation.subject import Sampling
@@ -34,6 +36,7 @@ def build_studies(
     Raises:
         UserError: features or statistics are not to be had, or there are fewer images than a study wants.
     """
+    _check_space(points, images.space)
     needs = frozenset[str]().union(*(STUDIES[name].needs for name in points))
     extractor, measure, held_out = None, None, None
     if FEATURES in needs:
@@ -66,6 +69,25 @@ def build_studies(
     return studies_at(evaluation, points, material), material
 
 
+def _check_space(points: Mapping[str, Sequence[GridPoint]], space: Space) -> None:
+    """Refuse what is only defined for pixels where the samples are none."""
+    if space.kind == IMAGES:
+        return
+    if "likelihood" in points:
+        raise UserError(
+            f"evaluation=likelihood counts the bits of 8-bit pixel values, which {space.kind} do not have; leave "
+            "likelihood out of evaluation.parts (evaluation.metrics=log_density is of data whose density is known)."
+        )
+    for part in points.values():
+        for point in part:
+            if point.clip_denoised or point.variance == "sigma_hat_official":
+                asked = "sampler.eta=sigma_hat_official" if not point.clip_denoised else "sampler.clip_denoised=true"
+                raise UserError(
+                    f"{asked} clips the predicted x_0 to the range of pixels, which {space.kind} do not have; take "
+                    "sampler.clip_denoised=false, and sigma_hat for the larger variance."
+                )
+
+
 def studies_at(
     evaluation: GeneralSettings, points: Mapping[str, Sequence[GridPoint]], material: Material
 ) -> list[Study]:
@@ -73,15 +95,15 @@ def studies_at(
     return [STUDIES[name].of(getattr(evaluation, name, None), where, material) for name, where in points.items()]
 
 
-def sampling_batch(batch_size: int | None, resolution: int, device: torch.device) -> int:
-    """`evaluation.batch_size`, or how many images of resolution x resolution are sampled at once where it is null.
+def sampling_batch(batch_size: int | None, shape: Sequence[int], device: torch.device) -> int:
+    """`evaluation.batch_size`, or how many samples of shape (C, ...) or (D,) are drawn at once where it is null.
 
     On a CPU what the caches hold, on a GPU what keeps it busy; `in_batches` halves what memory does not hold.
     """
     if batch_size is not None:
         return batch_size
     pixels = GPU_PIXELS if device.type == "cuda" else CPU_PIXELS
-    return min(MOST_AT_ONCE, max(1, pixels // resolution**2))
+    return min(MOST_AT_ONCE, max(1, pixels // math.prod(shape[1:])))
 
 
 def sampling(seed: int, space: Space, batch_size: int) -> Sampling:

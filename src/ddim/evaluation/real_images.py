@@ -28,7 +28,7 @@ class Share(NamedTuple):
 
 def share_of(images: Images, numbers: Sequence[int], subject: Subject) -> Share:
     """Every `world_size`-th of the images, whose numbers these are. Raises RuntimeError where there are fewer."""
-    every, parts, done = torch.tensor(numbers), [torch.empty(0, *subject.shape, dtype=torch.uint8)], 0
+    every, parts, done = torch.tensor(numbers), [subject.sampling.space.empty()], 0
     for batch in images(subject.sampling.batch_size):
         places = torch.arange(done, done + len(batch))
         parts.append(batch[places % subject.world_size == subject.rank])

@@ -10,7 +10,7 @@ from typing import Any
 
 from ddim.diffusion.grid import GridPoint
 from ddim.evaluation.kept.finished import Finished
-from ddim.findings.columns import DISTANCE, MEASURED
+from ddim.findings.columns import MEASURED
 from ddim.findings.comparable import by_calls, cost, told_apart
 from ddim.findings.rows import GridResult
 from ddim.metrics import Jackknife, compare, over_seeds, simultaneous_multiple
@@ -82,5 +82,4 @@ def compared(rows: Mapping[GridPoint, Mapping[str, Any]]) -> dict[GridPoint, dic
 
 def _jackknives(row: GridResult) -> list[Jackknife]:
     """Of the distance, one for each seed; none of a row that does not have them."""
-    assert DISTANCE.name == "frechet_distance"
     return [Jackknife(numbers[0], numbers[1:], row.num_samples) for numbers in row.leave_one_out or ()]

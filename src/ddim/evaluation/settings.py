@@ -18,7 +18,7 @@ from ddim.evaluation.studies.reconstruction import Reconstruction
 from ddim.evaluation.studies.trajectory import Trajectory
 from ddim.evaluation.study import HELD_OUT, Study
 from ddim.findings.parts import PARTS
-from ddim.metrics import FEATURES, METRICS
+from ddim.metrics import FEATURES, IMAGE_METRICS, METRICS
 from ddim.runs.paths import usable_path
 
 STUDIES: dict[str, type[Study]] = {
@@ -64,7 +64,7 @@ class GeneralSettings:
     num_samples: int = 1000
     batch_size: int | None = None
     features: str = "pixels"
-    metrics: Any = field(default_factory=lambda: list(METRICS))
+    metrics: Any = field(default_factory=lambda: list(IMAGE_METRICS))
     reference: str | None = None
     reference_split: str = "train"
     floor: bool = True

@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from ddim.data import Space
+from ddim.data import IMAGES, Space
 from ddim.diffusion import SAMPLERS, SCHEDULES, Denoiser, Noise, NoiseSchedule, NoiseSource, StepState
 from ddim.diffusion.grid import GridPoint
 from ddim.errors import UserError
@@ -157,6 +157,11 @@ class Subject:
                 point.timesteps_tensor(),
                 **point.own_options,
             )
+
+    def told_in(self) -> dict[str, str]:
+        """A column of rows with errors, where these are not of pixels on [0, 1]: what they are told in."""
+        space = self.sampling.space
+        return {} if space.kind == IMAGES else {"unit": space.unit}
 
     def columns(self, point: GridPoint) -> dict[str, Any]:
         """What a row says about its sampler, its weights and its machine, under the names of `GridResult`."""

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+# What features of data that are no images are called: the values themselves.
+VALUES = "values"
+
 
 @dataclass(frozen=True)
 class Column:
@@ -38,19 +41,36 @@ class Column:
 
 
 DISTANCE = Column("frechet_distance", "FD", 4, "min", "frechet_distance", monitored=True)
+# Of what is no image.
+ENERGY = Column("energy_distance", "energy", 4, "min", "energy_distance", monitored=True)
 # In the order in which tables show them.
 MEASURED = {
     column.name: column
     for column in (
         DISTANCE,
+        ENERGY,
+        Column("sliced_wasserstein", "SW2", 3, "min", "sliced_wasserstein", monitored=True),
+        Column("c2st", "C2ST", 3, "min", "c2st", monitored=True),
+        # Neither way is better: samples that crowd together have more than real ones.
+        Column("log_density", "log p", 4, None, "log_density"),
         Column("kid_mean", "KID", 3, "min", "kid", monitored=True),
         Column("precision", "precision", 3, "max", "precision_recall"),
         Column("recall", "recall", 3, "max", "precision_recall"),
         Column("inception_score_mean", "IS", 4, "max", "inception_score", True),
     )
 }
-# Those besides the distance, which every table of a grid is about.
-FURTHER = tuple(column for column in MEASURED.values() if column is not DISTANCE)
+
+
+def distance_of(features: str) -> Column:
+    """The distance that a grid on these features is about."""
+    return ENERGY if features == VALUES else DISTANCE
+
+
+def further(features: str) -> tuple[Column, ...]:
+    """What is measured besides the distance."""
+    return tuple(column for column in MEASURED.values() if column is not distance_of(features))
+
+
 # By metric: the column of the one number that a best checkpoint may be chosen by.
 MONITORED = {column.metric: column.name for column in MEASURED.values() if column.monitored}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from ddim.findings.columns import DISTANCE, FURTHER, MEASURED, Column, own
+from ddim.findings.columns import MEASURED, Column, distance_of, further, own
 from ddim.findings.comparable import by_calls, cost, group_rows, provenance, shows_floor, told_apart
 from ddim.findings.files import own_metrics
 from ddim.findings.labels import distance_name, eta_order, line_label, sampler_parts, significant, with_sd
@@ -40,16 +40,14 @@ def _pivot(words: Words, rows: Sequence[GridResult]) -> None:
     labels = sorted({label for label, _ in cells}, key=eta_order)
     costs = sorted({place for _, place in cells})
     of_column = {place: _best([row for (_, p), row in cells.items() if p == place]) for place in costs}
-    of_row = {
-        label: _lowest(row.frechet_distance for (name, _), row in cells.items() if name == label) for label in labels
-    }
+    of_row = {label: _lowest(row.distance for (name, _), row in cells.items() if name == label) for label in labels}
 
     def text(label: str, place: int) -> str:
         row = cells.get((label, place))
-        if row is None or row.frechet_distance is None:
+        if row is None or row.distance is None:
             return significant(None)
-        marks = "+" * (row.frechet_distance == of_row[label]) + "*" * (row in of_column[place])
-        return marks + with_sd(row.frechet_distance, row.frechet_distance_sd)
+        marks = "+" * (row.distance == of_row[label]) + "*" * (row in of_column[place])
+        return marks + with_sd(row.distance, row.distance_sd)
 
     lines = [[label, *(text(label, place) for place in costs)] for label in labels]
     marked = [cell for line in lines for cell in line if cell.startswith(("*", "+"))]
@@ -67,8 +65,8 @@ def _several(rows: Sequence[GridResult]) -> bool:
 
 def _best(rows: Sequence[GridResult]) -> list[GridResult]:
     """The rows of the lowest distance, with those that cannot be told apart from it."""
-    lowest = _lowest(row.frechet_distance for row in rows)
-    return [row for row in rows if lowest is not None and (row.frechet_distance == lowest or row.as_good)]
+    lowest = _lowest(row.distance for row in rows)
+    return [row for row in rows if lowest is not None and (row.distance == lowest or row.as_good)]
 
 
 def _lowest(values: Iterable[float | None]) -> float | None:
@@ -78,12 +76,18 @@ def _lowest(values: Iterable[float | None]) -> float | None:
 
 
 def _long(words: Words, rows: Sequence[GridResult]) -> None:
-    shown = [column for column in FURTHER if any(row.value(column.name) is not None for row in rows)]
+    shown = [column for column in further(rows[0].features) if any(row.value(column.name) is not None for row in rows)]
     shown += [own(name) for name in own_metrics(rows)]
     calls, unbiased = by_calls(rows), any(row.frechet_distance_unbiased is not None for row in rows)
     lines = []
     for row in sorted(rows, key=lambda row: (eta_order(line_label(row, rows)), cost(row, calls), row.steps)):
-        texts = [str(row.steps), str(row.nfe), line_label(row, rows), row.tau, _measured(row, DISTANCE)]
+        texts = [
+            str(row.steps),
+            str(row.nfe),
+            line_label(row, rows),
+            row.tau,
+            _measured(row, distance_of(row.features)),
+        ]
         texts += [significant(row.frechet_distance_unbiased)] * unbiased
         texts += [_measured(row, column) for column in shown]
         lines.append([*texts, significant(row.seconds, 3), significant(row.images_per_second, 3)])
@@ -99,7 +103,7 @@ def _measured(row: GridResult, column: Column) -> str:
 
 
 def _floor_line(floor: Floor, rows: Sequence[GridResult]) -> str:
-    headings = {DISTANCE.name: distance_name(rows[0].features)}
+    headings = {distance_of(rows[0].features).name: distance_name(rows[0].features)}
     columns = [*MEASURED.values(), *map(own, own_metrics(rows))]
     values = [
         f"{headings.get(column.name, column.heading)} {significant(floor.metrics[column.name], column.digits)}"

@@ -9,11 +9,16 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+from ddim.findings.columns import VALUES
+
 NAMED_VARIANCES = {"sigma_hat": "σ̂", "sigma_hat_official": "σ̂ clipped"}
 
 
 def distance_name(features: str) -> str:
-    """ "FID" on the canonical Inception features only; "FD (<features>)" on any others."""
+    """ "FID" on the canonical Inception features only; "FD (<features>)" on any others; "energy distance" of what is no
+    image."""
+    if features == VALUES:
+        return "energy distance"
     return "FID" if features == "inception-v3-compat" else f"FD ({features})"
 
 

@@ -14,6 +14,7 @@ from ddim.findings.telling import Panel, Row, Words
 Rows = Sequence[Row]
 # Heading -> (column, significant digits); those with None digits say what a row is of.
 Columns = Mapping[str, tuple[str, int | None]]
+PIXEL_UNIT = "on [0, 1]"
 # (name, kind, what): a family of keys of W&B; "curve" and "samples" (pictures) are drawn against S, the other kinds are
 # "chart", "table", "picture" and "summary", a column of the run table.
 Key = tuple[str, str, str]
@@ -123,7 +124,18 @@ def panel(line: Line, curves: Mapping[str, Rows]) -> Panel:
         first = next(iter(curves.values()))[0]
         value, text = line.level
         level = (first[value] if isinstance(value, str) else value, text)
-    return Panel(line.panel, drawn, log=line.y_log is not False, level=level, xlabel=line.x[2])
+    first_row = next(iter(curves.values()))[0]
+    return Panel(in_unit(line.panel, [first_row]), drawn, log=line.y_log is not False, level=level, xlabel=line.x[2])
+
+
+def in_unit(text: str, rows: Rows) -> str:
+    """A text about errors of pixels, which are on [0, 1], as one about those of rows that say another unit."""
+    unit = rows[0].get("unit") if rows else None
+    if unit is None:
+        return text
+    for words in ("pixels: ", "of pixels ", "pixel "):
+        text = text.replace(words, "")
+    return text.replace(PIXEL_UNIT, str(unit))
 
 
 def by_curve(rows: Rows) -> dict[str, list[Row]]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ddim.findings.columns import distance_of
+
 
 def _bool(value: Any) -> bool:
     if isinstance(value, str):
@@ -117,6 +119,14 @@ class GridResult:
     precision_sd: float | None = None
     recall_sd: float | None = None
     inception_score_mean_sd: float | None = None
+    energy_distance: float | None = None
+    energy_distance_sd: float | None = None
+    sliced_wasserstein: float | None = None
+    sliced_wasserstein_sd: float | None = None
+    c2st: float | None = None
+    c2st_sd: float | None = None
+    log_density: float | None = None
+    log_density_sd: float | None = None
     leave_one_out: tuple[tuple[float, ...], ...] | None = None
     options: tuple[tuple[str, Any], ...] | None = None
     other_metrics: tuple[tuple[str, float], ...] | None = None
@@ -134,6 +144,16 @@ class GridResult:
             except (TypeError, ValueError, KeyError, OverflowError):
                 raise ValueError(f"{entry.name} must be {kind}, got {value!r}") from None
             object.__setattr__(self, entry.name, value)
+
+    @property
+    def distance(self) -> float | None:
+        """What the grid is about: the Fréchet distance, or of what is no image the energy distance."""
+        return self.value(distance_of(self.features).name)
+
+    @property
+    def distance_sd(self) -> float | None:
+        """Its standard deviation."""
+        return self.value(distance_of(self.features).sd)
 
     @property
     def seconds_per_50000(self) -> float:
@@ -160,7 +180,9 @@ GROUPED = ("options", "other_metrics")
 KNOWN_LATER = (
     *("nfe_limit", "seeds", "frechet_distance_sd", "frechet_distance_unbiased"),
     *("difference", "difference_sd", "as_good"),
-    *("kid_mean_sd", "precision_sd", "recall_sd", "inception_score_mean_sd", "leave_one_out"),
+    *("kid_mean_sd", "precision_sd", "recall_sd", "inception_score_mean_sd"),
+    *("energy_distance", "energy_distance_sd", "sliced_wasserstein", "sliced_wasserstein_sd"),
+    *("c2st", "c2st_sd", "log_density", "log_density_sd", "leave_one_out"),
 )
 COLUMNS = tuple(entry.name for entry in dataclasses.fields(GridResult) if entry.name not in (*GROUPED, *KNOWN_LATER))
 
@@ -193,6 +215,11 @@ class Floor:
     metrics: Mapping[str, float] = field(default_factory=dict)
     features: str | None = None
     reference: str | None = None
+
+    @property
+    def distance(self) -> float | None:
+        """Of the real images, what the grid is about."""
+        return self.metrics.get(distance_of(self.features or "").name)
 
     def applies_to(self, row: GridResult) -> bool:
         return self.features in (None, row.features) and self.reference in (None, row.reference)

@@ -21,6 +21,8 @@ Row = Mapping[str, Any]
 class Strip:
     """Rows of images under one title.
 
+    In strips, sheets and films samples that are no images may stand for images, as they are stored.
+
     rows: (label, uint8 (n, C, H, W)); all of one number and shape. columns: labels above the columns, one for each or
     none. breaks: numbers of rows that have a wider gap above them, which groups the rows.
     """
@@ -89,7 +91,34 @@ class GridFigure:
     floor: Floor | None = None
 
 
-Picture = Strip | Sheet | Curves | Animation | GridFigure
+@dataclass(frozen=True)
+class Flow:
+    """Ways of points of the plane from noise to data.
+
+    panels: (title, (n, steps + 1, 2)), the states of n samples, the first is x_T. real: (m, 2), of the data, in the
+    model's space as the states are. drawn: of how many samples the way is drawn; of the others where it ends.
+    """
+
+    panels: Sequence[tuple[str, Any]]
+    real: Any
+    title: str
+    drawn: int = 10
+
+
+@dataclass(frozen=True)
+class Against:
+    """Samples that are no images beside real ones, all as they are stored: (n, D) or (n, C, L).
+
+    panels: (title, samples). names: of the columns of a table.
+    """
+
+    panels: Sequence[tuple[str, Any]]
+    real: Any
+    title: str
+    names: Sequence[str] = ()
+
+
+Picture = Strip | Sheet | Curves | Animation | GridFigure | Flow | Against
 
 
 class Words(Protocol):

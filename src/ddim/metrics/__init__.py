@@ -3,9 +3,11 @@
 from ddim.metrics.blocks import BLOCKS, BlockMoments, block_of
 from ddim.metrics.classifiers import ClassifierFeatures
 from ddim.metrics.compute import (
+    IMAGE_METRICS,
     MEASURES,
     METRICS,
     NEIGHBOURS,
+    VALUE_METRICS,
     Measurement,
     Metric,
     compute_floor,
@@ -38,9 +40,11 @@ __all__ = [
     "BLOCKS",
     "EXTRACTORS",
     "FEATURES",
+    "IMAGE_METRICS",
     "MEASURES",
     "METRICS",
     "NEIGHBOURS",
+    "VALUE_METRICS",
     "BlockMoments",
     "ClassifierFeatures",
     "Comparison",

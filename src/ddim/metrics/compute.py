@@ -24,6 +24,15 @@ from ddim.metrics.kid import kernel_distance, kernel_jackknife
 from ddim.metrics.manifold import precision_recall, precision_recall_jackknife
 from ddim.metrics.moments import RunningMoments
 from ddim.metrics.reference import ReferenceStatistics, short_hash
+from ddim.metrics.two_sample import (
+    FOLDS,
+    classifier_two_sample,
+    energy_distance,
+    energy_jackknife,
+    mean_jackknife,
+    sliced_jackknife,
+    sliced_wasserstein,
+)
 from ddim.metrics.uncertainty import Jackknife, Measured
 
 
@@ -38,7 +47,10 @@ class Metric:
     version: str
 
 
-MEASURES: dict[str, Metric | None] = dict.fromkeys(("frechet_distance", "kid", "precision_recall", "inception_score"))
+# Of images by their features, and of anything whose features are its values.
+IMAGE_METRICS = ("frechet_distance", "kid", "precision_recall", "inception_score")
+VALUE_METRICS = ("energy_distance", "sliced_wasserstein", "c2st", "log_density")
+MEASURES: dict[str, Metric | None] = dict.fromkeys((*IMAGE_METRICS, *VALUE_METRICS))
 METRICS = MEASURES.keys()
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
@@ -48,7 +60,7 @@ INCEPTION_SCORE_SPLITS = 10
 
 def needs_features(metrics: Collection[str], reference: ReferenceStatistics) -> bool:
     """Whether a metric looks at single features; else their moments say all."""
-    pairwise = reference.features is not None and not {"kid", "precision_recall"}.isdisjoint(metrics)
+    pairwise = reference.features is not None and not {"kid", "precision_recall", *VALUE_METRICS}.isdisjoint(metrics)
     return pairwise or "inception_score" in metrics or any(MEASURES[name] is not None for name in metrics)
 
 
@@ -63,22 +75,25 @@ class Measurement:
 def compute_metrics(
     generated: Features | RunningMoments | BlockMoments,
     reference: ReferenceStatistics,
-    metrics: Collection[str] = METRICS,
+    metrics: Collection[str] = IMAGE_METRICS,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
     """Distances between generated images and a reference; every generated image enters once.
 
-    metrics: names out of METRICS. Returned keys: `frechet_distance` (Heusel et al., 2017), `kid_mean` and `kid_std`
-    (Binkowski et al., 2018; unbiased, over 100 subsets of min(1000, N) images drawn by `seed`), `precision` and
-    `recall` (Kynkaanniemi et al., 2019; 3 neighbours; precision is the part of the generated images inside the
-    reference manifold), `inception_score_mean` and `inception_score_std` (Salimans et al., 2016; 10 splits shuffled
-    by `seed`), and the name of each metric of a user's own, with `<name>_sd` where it returns a `Measured`.
+    metrics: names out of METRICS, by default IMAGE_METRICS. Returned keys: `frechet_distance` (Heusel et al., 2017),
+    `kid_mean` and `kid_std` (Binkowski et al., 2018; unbiased, over 100 subsets of min(1000, N) images by `seed`),
+    `precision` and `recall` (Kynkaanniemi et al., 2019; 3 neighbours; precision is the part of the generated images
+    inside the reference manifold), `inception_score_mean` and `inception_score_std` (Salimans et al., 2016; 10 splits
+    shuffled by `seed`), `energy_distance`, `sliced_wasserstein` and `c2st` (see `ddim.metrics.two_sample`),
+    `log_density` (mean of the exact log-density, where the reference knows one), and the name of each metric of a
+    user's own, with `<name>_sd` where it returns a `Measured`.
 
-    What cannot be computed is absent: KID, precision and recall without reference features (published statistics) or
-    with fewer than 2 or 4 images on a side, the Inception score without logits or with fewer than 10 images, the
-    Frechet distance of fewer than 2 images, and all but that where of the generated images only the moments are
-    known. `device` is where pairwise distances are computed.
+    What cannot be computed is absent: all but the Frechet distance, the Inception score and the log-density without
+    reference features (published statistics); KID, precision and recall with fewer than 2 or 4 images on a side, the
+    energy distance with fewer than 2 and the classifier's with fewer than 10; the Inception score without logits or
+    with fewer than 10 images, the Frechet distance of fewer than 2 images, and all but that where of the generated
+    images only the moments are known. `device` is where pairwise distances are computed.
 
     Raises ValueError for an unknown metric and for features of another dimension than the reference.
     """
@@ -88,7 +103,7 @@ def compute_metrics(
 def measure_metrics(
     generated: Features | RunningMoments | BlockMoments,
     reference: ReferenceStatistics,
-    metrics: Collection[str] = METRICS,
+    metrics: Collection[str] = IMAGE_METRICS,
     seed: int = 0,
     device: torch.device | str = "cpu",
     *,
@@ -97,7 +112,8 @@ def measure_metrics(
     """`compute_metrics`, the very numbers, and with `uncertainty` the standard deviation of each but a user's own.
 
     generated: image i of them is sample i, which decides its block. Further keys: `<column>_sd` of
-    `frechet_distance`, `kid_mean`, `precision`, `recall` and `inception_score_mean`, by the jackknife over the blocks,
+    `frechet_distance`, `kid_mean`, `precision`, `recall`, `inception_score_mean`, `energy_distance`,
+    `sliced_wasserstein` and `log_density`, by the jackknife over the blocks,
     and `frechet_distance_unbiased`, without the bias of order 1/N. The jackknife of KID is over all pairs of images and
     that of the Inception score over one split, where the column's own number takes subsets and 10 splits of the same.
 
@@ -126,6 +142,7 @@ def measure_metrics(
         for found in (
             _pairwise(generated.features, reference, metrics, seed, device, left),
             _inception_score(generated.logits, metrics, seed, left),
+            _values(generated.features, reference, metrics, left),
         ):
             values |= found.values
             jackknives |= found.jackknives
@@ -170,6 +187,33 @@ def _pairwise(
     return Measurement(values, jackknives)
 
 
+def _values(features: Tensor, reference: ReferenceStatistics, metrics: Collection[str], left: int) -> Measurement:
+    """What is measured of vectors, on the CPU. left: as in `_pairwise`."""
+    values: dict[str, float] = {}
+    found: dict[str, Jackknife] = {}
+    features, others = features.cpu(), reference.features
+    smaller = 0 if others is None else min(len(features), len(others))
+    if others is not None and "energy_distance" in metrics and smaller >= 2:
+        within = reference.mean_distance()
+        if left >= 2:
+            found["energy_distance"] = energy_jackknife(features, others, within)
+        else:
+            values["energy_distance"] = energy_distance(features, others, within)
+    if others is not None and "sliced_wasserstein" in metrics and smaller >= 1:
+        if left:
+            found["sliced_wasserstein"] = sliced_jackknife(features, others)
+        else:
+            values["sliced_wasserstein"] = sliced_wasserstein(features, others)
+    if others is not None and "c2st" in metrics and smaller >= 2 * FOLDS:
+        values["c2st"] = classifier_two_sample(features, others)
+    if reference.log_density is not None and "log_density" in metrics and len(features):
+        density = reference.log_density(features)
+        values["log_density"] = density.mean().item()
+        if left:
+            found["log_density"] = mean_jackknife(density)
+    return Measurement({**values, **{column: one.value for column, one in found.items()}}, found)
+
+
 def _inception_score(logits: Tensor | None, metrics: Collection[str], seed: int, left: int) -> Measurement:
     if "inception_score" not in metrics or logits is None or len(logits) < INCEPTION_SCORE_SPLITS:
         return Measurement({}, {})
@@ -192,7 +236,7 @@ def _own(name: str, found: float | Measured) -> dict[str, float]:
 def compute_floor(
     real: ReferenceStatistics,
     reference: ReferenceStatistics,
-    metrics: Collection[str] = METRICS,
+    metrics: Collection[str] = IMAGE_METRICS,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:

@@ -12,10 +12,11 @@ from ddim.metrics.classifiers import ClassifierFeatures
 from ddim.metrics.digits_cnn import DigitsFeatures
 from ddim.metrics.features import FeatureExtractor, PixelFeatures
 from ddim.metrics.inception import InceptionFeatures
+from ddim.metrics.values import VALUES
 
 # Further extractors by name: (channels, resolution) -> FeatureExtractor.
 EXTRACTORS: dict[str, Callable[[int, int], FeatureExtractor] | None] = dict.fromkeys(
-    ("inception-v3-compat", "digits-cnn", "pixels")
+    ("inception-v3-compat", "digits-cnn", "pixels", VALUES)
 )
 FEATURES = EXTRACTORS.keys()
 # Those that also say what an image shows.
@@ -33,6 +34,8 @@ def build_extractor(
     if name not in FEATURES:
         raise ValueError(f"unknown features {name!r}; known are {', '.join(FEATURES)}")
     extractor: FeatureExtractor
+    if name == VALUES:
+        raise UserError("evaluation.features=values are of data that are no images; take evaluation.features=pixels")
     registered = EXTRACTORS[name]
     if registered is not None:
         extractor = registered(channels, resolution)

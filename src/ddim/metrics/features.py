@@ -93,10 +93,7 @@ class FeatureExtractor(nn.Module):
 
         Raises ValueError for anything but uint8 images: rounding belongs to the caller, who does it once.
         """
-        if images.dtype != torch.uint8 or images.dim() != 4:
-            raise ValueError(
-                f"feature extractors take uint8 images of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}"
-            )
+        self.check(images)
         # A caller may have switched an inner module, which does not pass through train().
         self.eval()
         parts: list[Features] = []
@@ -107,6 +104,13 @@ class FeatureExtractor(nn.Module):
                 parts.append(part)
                 start += len(part)
         return parts[0] if len(parts) == 1 else Features.cat(parts)
+
+    def check(self, images: Tensor) -> None:
+        """Raises ValueError for what it takes no features of."""
+        if images.dtype != torch.uint8 or images.dim() != 4:
+            raise ValueError(
+                f"feature extractors take uint8 images of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}"
+            )
 
     def _extract_if_it_fits(self, images: Tensor) -> Features | None:
         """None, and smaller parts from then on, where memory runs out. Raises OutOfMemoryError for a single image."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from ddim.metrics.compute import NEIGHBOURS, compute_floor, needs_features
 from ddim.metrics.extractors import build_extractor
 from ddim.metrics.features import FeatureExtractor
 from ddim.metrics.reference import ReferenceStatistics, load_published_statistics, reference_statistics
+from ddim.metrics.values import VALUES, ValueFeatures, ValueSpace
 
 # Passes batches through and shows how many of a total are done.
 Track = Callable[[Iterable[Tensor], str, int], Iterable[Tensor]]
@@ -23,8 +24,11 @@ Track = Callable[[Iterable[Tensor], str, int], Iterable[Tensor]]
 class RealImages(Protocol):
     """A data set, as far as statistics of it need to know."""
 
-    channels: int
-    resolution: int
+    @property
+    def space(self) -> ValueSpace: ...
+
+    @property
+    def log_density(self) -> Callable[[Tensor], Tensor] | None: ...
 
     def num_images(self, split: str) -> int: ...
 
@@ -73,13 +77,21 @@ def other_split(split: str) -> str:
 
 
 def load_extractor(
-    features: str, images: RealImages, *, cache_dir: str | Path, device: torch.device | str
+    features: str, images: RealImages, *, cache_dir: str | Path, device: torch.device | str, key: str = "evaluation"
 ) -> FeatureExtractor:
-    """The feature extractor for these images. Raises `UserError` where its weights are not to be had."""
+    """The feature extractor for these images. Raises `UserError` where its weights are not to be had, or the features
+    are of something else."""
+    space = images.space
+    if space.stated() is not None:
+        if features != VALUES:
+            raise UserError(
+                f"{key}.features={features} are of images, the data set has {space.kind}; take {key}.features={VALUES}"
+            )
+        return ValueFeatures(space).to(device)
     return build_extractor(
         features,
-        channels=images.channels,
-        resolution=images.resolution,
+        channels=space.shape[0],
+        resolution=space.shape[-1],
         weights_dir=Path(cache_dir) / "weights",
         device=device,
     )
@@ -112,17 +124,24 @@ def build_measure(
     split: str = "train",
     published: str | None = None,
     with_floor: bool = False,
+    key: str = "evaluation",
 ) -> Measure:
     """Reference statistics: of `split`, or of a `published` file; the floor is the other split's.
 
+    key: whose settings these are.
+
     Raises:
-        UserError: the published file is none, or there are too few images.
+        UserError: the published file is none, there are too few images, or a metric has no meaning for them.
     """
+    check_metrics(metrics, images.space, density=images.log_density is not None, key=key)
     reference = (
         _published(Path(published), extractor.dim)
         if published
         else statistics_of(split, extractor, images, cache_dir, track)
     )
+    density = images.log_density
+    if density is not None:
+        reference = replace(reference, log_density=lambda features: _log_density(features, images, density))
     if "precision_recall" in metrics and reference.features is not None and len(reference.features) > NEIGHBOURS:
         # Here, while other processes wait: they find them in the cache.
         reference.radii(NEIGHBOURS, device)
@@ -132,6 +151,30 @@ def build_measure(
         assert real.features is not None
         floor = FloorMetrics(len(real.features), compute_floor(real, reference, metrics, seed, device))
     return Measure(extractor, reference, tuple(metrics), floor, None if published else split)
+
+
+def _log_density(features: Tensor, images: RealImages, density: Callable[[Tensor], Tensor]) -> Tensor:
+    """Of the data as they are stored, whose standardised values the features are."""
+    return density(images.space.to_stored(features.unflatten(1, images.space.shape)))
+
+
+def check_metrics(metrics: Sequence[str], space: ValueSpace, *, density: bool, key: str = "evaluation") -> None:
+    """Raises `UserError`, naming `key`, for a metric that has no meaning here.
+
+    density: whether the exact one is known.
+    """
+    of_images = {"frechet_distance", "kid", "inception_score"}
+    for name in metrics:
+        if name in of_images and space.stated() is not None:
+            raise UserError(
+                f"{key}.metrics={name} is of images, the data set has {space.kind}; take "
+                "energy_distance, sliced_wasserstein, c2st or precision_recall"
+            )
+        if name == "log_density" and not density:
+            raise UserError(
+                f"{key}.metrics=log_density needs data whose density is known, as dataset=points2d "
+                "dataset.shape=mixture; take other metrics"
+            )
 
 
 def _published(path: Path, dim: int) -> ReferenceStatistics:

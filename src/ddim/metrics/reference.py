@@ -23,6 +23,7 @@ from ddim.metrics.features import FeatureExtractor
 from ddim.metrics.kid import KernelSums
 from ddim.metrics.moments import RunningMoments, symmetric_root
 from ddim.metrics.reservoir import Reservoir
+from ddim.metrics.two_sample import mean_distance_within
 from ddim.runs.paths import usable_path
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ class ReferenceStatistics:
     mu: float64 (D,). sigma: float64 (D, D), divided by N - 1. num_images: N behind mu and sigma, None if unknown.
     features: float32 (M, D), M = min(N, max_features), or None. indices: int64 (M,), which image each of the features
     is of, by its position in the stream of images; None without features. provenance: where all this comes from.
-    digest: a short identifier of it. path: the cache file; None where there is none.
+    digest: a short identifier of it. path: the cache file; None where there is none. log_density: the exact one in nats
+    of what has features (N, D), where it is known.
     """
 
     mu: NDArray[np.float64]
@@ -50,10 +52,12 @@ class ReferenceStatistics:
     digest: str
     indices: Tensor | None = None
     path: Path | None = None
+    log_density: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
     # What KID keeps here, see `ddim.metrics.kid`.
     kernel_sums: KernelSums = field(default_factory=dict, init=False, repr=False, compare=False)
     _kernel_sum: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
     _radii: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _mean_distance: list[float] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @cached_property
     def sigma_root(self) -> NDArray[np.float64]:
@@ -81,6 +85,14 @@ class ReferenceStatistics:
         if "all" not in self._kernel_sum:
             self._kernel_sum["all"] = cached_kernel_sum(self.path, self.features, device)
         return self._kernel_sum["all"]
+
+    def mean_distance(self) -> float:
+        """Mean distance between two different ones of the features, kept here. Raises ValueError without features."""
+        if self.features is None:
+            raise ValueError("distances need the features of the reference, which are not known")
+        if not self._mean_distance:
+            self._mean_distance.append(mean_distance_within(self.features))
+        return self._mean_distance[0]
 
     @property
     def preprocessing(self) -> str | None:

@@ -34,6 +34,25 @@ def distances(samples: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]) 
     }
 
 
+def value_distances(samples: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]) -> dict[str, Any]:
+    """The same columns of what is no image: values, float64 (N, D) in the unit that errors are told in, and features.
+
+    There is no structural similarity.
+    """
+    (values, features), (others, other_features) = samples, reference
+    distance, spread = feature_distance(features, other_features), feature_spread(other_features)
+    return {
+        "mse": (values - others).square().mean().item(),
+        # Over all pairs, twice the variance of each dimension.
+        "mse_between_samples": 2 * others.var(dim=0).mean().item(),
+        "ssim": None,
+        "ssim_window": None,
+        "feature_distance": distance,
+        "feature_distance_between_samples": spread,
+        "feature_distance_relative": distance / spread if spread > 0 else None,
+    }
+
+
 def pixel_error(images: Tensor, others: Tensor) -> float:
     """Mean squared error per dimension, on [0, 1], between image i and other i: both uint8 (N, C, H, W)."""
     total = sum(

@@ -10,10 +10,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from torch import nn
 
-from ddim.data import ImageDataModule
+from ddim.data import ImageDataModule, Space
 from ddim.data.build import load_data
-from ddim.denoisers.build import check_conditions, new_denoiser, takes_condition
+from ddim.denoisers.build import check_conditions, described, new_denoiser, takes_condition
+from ddim.denoisers.formats.own import SPACE
 from ddim.diffusion import NoiseSchedule
 from ddim.diffusion.schedule import build_schedule
 from ddim.display.progress import track
@@ -55,9 +57,23 @@ class Training:
         self.trainer.fit(self.module, self.images, ckpt_path=resume, weights_only=True)
 
 
-def stored_description(config: TrainConfig) -> dict[str, Mapping[str, Any]]:
-    """What is saved with the weights: plain data that rebuild the network."""
-    return {"dataset": config.dataset, "denoiser": config.denoiser, "schedule": config.schedule}
+def stored_description(
+    config: TrainConfig, denoiser: nn.Module | None = None, space: Space | None = None
+) -> dict[str, Mapping[str, Any]]:
+    """What is saved with the weights: plain data that rebuild the network.
+
+    denoiser, space: what was built and loaded, for what only the data decide: the shape of a sample, standardisation.
+    """
+    network = dict(config.denoiser)
+    if denoiser is not None and network.get("shape", ()) is None:
+        network["shape"] = list(described(denoiser).sample_shape)
+    description: dict[str, Mapping[str, Any]] = {
+        "dataset": config.dataset,
+        "denoiser": network,
+        "schedule": config.schedule,
+    }
+    stated = None if space is None else space.stated()
+    return description if stated is None else {**description, SPACE: stated}
 
 
 def build_training(
@@ -68,6 +84,7 @@ def build_training(
     hyperparameters: Mapping[str, Any],
     stop: StopRequest | None = None,
     callbacks: Sequence[Callback] = (),
+    stated: Mapping[str, Any] | None = None,
 ) -> Training:
     """Load the data and build everything; what is random comes from torch's global generator.
 
@@ -77,12 +94,19 @@ def build_training(
         hyperparameters: for the loggers, to which the number of parameters is added.
         stop: asked after every step whether to leave.
         callbacks: to run before those of the configuration.
+        stated: how data that are no images were standardised when the training began (`Space.stated`).
 
     Raises:
         UserError: the data are not to be had, or something cannot be built or does not fit.
     """
     images = load_data(
-        config.dataset, stage="fit", seed=config.seed, cache_dir=config.cache_dir, **asdict(config.loader)
+        config.dataset,
+        stage="fit",
+        seed=config.seed,
+        cache_dir=config.cache_dir,
+        stated=stated,
+        origin="the checkpoint",
+        **asdict(config.loader),
     )
     denoiser = new_denoiser(config.denoiser, images.space.shape, images.name)
     check_conditions(denoiser, images.meaning, images.name)
@@ -93,9 +117,11 @@ def build_training(
         optimizer=asdict(config.optimizer),
         weighting=config.loss.weighting,
         seed=config.seed,
-        config=stored_description(config) | ({"condition": images.meaning or {}} if conditional else {}),
+        config=stored_description(config, denoiser, images.space)
+        | ({"condition": images.meaning or {}} if conditional else {}),
         label_dropout=0.1,
         condition_of=images.condition_of if conditional else None,
+        space=images.space,
     )
     built = training_callbacks(config, module, images, directory, trainer.strategy.root_device, stop)
     loggers = build_loggers(
@@ -159,10 +185,18 @@ def _training_evaluation(
     config: TrainConfig, schedule: NoiseSchedule, images: ImageDataModule, device: torch.device
 ) -> TrainingEvaluation:
     part = config.callbacks.evaluation
-    extractor = load_extractor(part.features, images, cache_dir=config.cache_dir, device=device)
-    warn_of_few_samples("callbacks.evaluation.num_samples", part.num_samples, extractor, part.metrics)
+    key = "callbacks.evaluation"
+    extractor = load_extractor(part.features, images, cache_dir=config.cache_dir, device=device, key=key)
+    warn_of_few_samples(f"{key}.num_samples", part.num_samples, extractor, part.metrics)
     measure = build_measure(
-        extractor, part.metrics, images, cache_dir=config.cache_dir, device=device, seed=config.seed, track=track
+        extractor,
+        part.metrics,
+        images,
+        cache_dir=config.cache_dir,
+        device=device,
+        seed=config.seed,
+        track=track,
+        key=key,
     )
     return TrainingEvaluation(
         training_grid(config, schedule),

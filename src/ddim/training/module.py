@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ddim.data import to_model_space
+from ddim.data import Space, to_model_space
 from ddim.denoisers.build import null_condition, takes_condition
 from ddim.denoisers.formats.own import HEADER, describe
 from ddim.diffusion import Denoiser, NoiseSchedule, NoiseSource, simple_loss
@@ -25,7 +25,7 @@ class DenoisingModule(pl.LightningModule):
     """ε_θ with its training objective.
 
     Args:
-        denoiser: `(x (N, C, H, W), t (N,)) -> eps`, a conditional one with the condition (N, ...) as a third argument.
+        denoiser: `(x (N, ...), t (N,)) -> eps`, a conditional one with the condition (N, ...) as a third argument.
         schedule: the noise schedule the denoiser is trained on.
         optimizer: `{name, lr, betas, weight_decay, warmup_steps}`.
         weighting: of the loss over timesteps, see `ddim.diffusion.loss_weights`.
@@ -35,6 +35,7 @@ class DenoisingModule(pl.LightningModule):
             for none in place of an image's own (Ho & Salimans 2022).
         condition_of: sample numbers (N,) -> the conditions (N, ...) that samples are drawn with; None draws them
             without.
+        space: how batches become what the denoiser sees; None for uint8 images.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class DenoisingModule(pl.LightningModule):
         config: Mapping[str, Any] | None = None,
         label_dropout: float = 0.0,
         condition_of: Callable[[Tensor], Tensor] | None = None,
+        space: Space | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser.to(memory_format=torch.channels_last)
@@ -58,13 +60,15 @@ class DenoisingModule(pl.LightningModule):
         self.config = dict(config or {})
         self.label_dropout = label_dropout
         self.condition_of = condition_of
+        self.to_model = to_model_space if space is None else space.to_model
         # Sum and count of the held-out losses by quartile of t.
         self._quartiles = torch.zeros(4, 2)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """ε_θ(x_t, t) for any floating x; computed in the precision the weights are in."""
         weights = next(self.denoiser.parameters())
-        x = x.to(weights.dtype, memory_format=torch.channels_last)
+        layout = torch.channels_last if x.ndim == 4 else torch.preserve_format
+        x = x.to(weights.dtype, memory_format=layout)
         return self.denoiser(x, t) if condition is None else self.denoiser(x, t, condition)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -75,7 +79,7 @@ class DenoisingModule(pl.LightningModule):
         torch.manual_seed(_mix(address))
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        x_0 = to_model_space(batch["image"])
+        x_0 = self.to_model(batch["image"])
         t = torch.randint(self.schedule.num_timesteps, (len(x_0),), device=x_0.device)
         noise = torch.randn_like(x_0)
         denoiser = self._conditioned(batch, self.label_dropout)
@@ -109,7 +113,7 @@ class DenoisingModule(pl.LightningModule):
 
     def _held_out_step(self, batch: Mapping[str, Tensor]) -> None:
         """Loss with the noise and the timestep fixed by the image's index."""
-        x_0, index = to_model_space(batch["image"]), batch["index"]
+        x_0, index = self.to_model(batch["image"]), batch["index"]
         num_timesteps = self.schedule.num_timesteps
         # In float64 on the CPU: some accelerators have none, and the timesteps must be the same everywhere.
         t = ((index.cpu().double() + 0.5) * GOLDEN_RATIO % 1 * num_timesteps).long()

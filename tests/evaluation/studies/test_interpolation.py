@@ -130,20 +130,20 @@ class TestNumbers:
 
     def test_an_even_straight_way(self):
         line = torch.tensor([0, 51, 102, 153, 204, 255], dtype=torch.uint8).reshape(6, 1, 1, 1).expand(6, 3, 2, 2)
-        found = measure_jumps(line)
+        found = measure_jumps(Pixels(SHAPE).told(line))
         assert found == pytest.approx(
             {"mse_ends": 1, "mse_mean_jump": 1 / 25, "mse_largest_jump": 1 / 25, "largest_jump_share": 1 / 25}
         )
 
     def test_one_jump(self):
         line = torch.tensor([0, 0, 0, 51, 51], dtype=torch.uint8).reshape(5, 1, 1, 1)
-        assert measure_jumps(line) == pytest.approx(
+        assert measure_jumps(Pixels(SHAPE).told(line)) == pytest.approx(
             {"mse_ends": 0.04, "mse_mean_jump": 0.01, "mse_largest_jump": 0.04, "largest_jump_share": 1}
         )
 
     def test_equal_ends_have_no_share(self):
         line = torch.tensor([7, 9, 7], dtype=torch.uint8).reshape(3, 1, 1, 1)
-        assert measure_jumps(line)["largest_jump_share"] is None
+        assert measure_jumps(Pixels(SHAPE).told(line))["largest_jump_share"] is None
 
 
 class TestStudy:

@@ -26,7 +26,7 @@ class Pretrained:
     `schedule` ({"name": ..., parameters}) and `dataset` are None where the file does not state them. `states` maps
     "ema", "raw" or "unstated" (the file holds one set of weights and does not say which) to a state dict in the names
     of our network. `condition` says what the conditions of a conditional network mean, such as {"classes": [names]};
-    None where the file does not say.
+    None where the file does not say. `space` says how data that are no images were standardised.
     """
 
     origin: str
@@ -36,6 +36,7 @@ class Pretrained:
     dataset: dict[str, Any] | None
     states: Mapping[str, Mapping[str, Tensor]] = field(repr=False)
     condition: dict[str, Any] | None = None
+    space: dict[str, Any] | None = None
 
     def select(self, weights: str = "ema", key: str = "weights") -> str:
         """The key of `states` to use where "ema" or "raw" weights are asked for.

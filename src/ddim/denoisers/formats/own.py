@@ -2,7 +2,7 @@
 
 A checkpoint is a Lightning checkpoint with one more entry, plain data under `HEADER`:
 `{"format": 1, "config": {"dataset": {...}, "denoiser": {...}, "schedule": {...}}}`, of a conditional network also
-`"condition": {"classes": [names]}`. It loads with `weights_only=True`.
+`"condition": {"classes": [names]}`, of data that are no images `"space"`. It loads with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from ddim.runs.paths import usable_path
 
 HEADER = "ddim"
 GROUPS = ("dataset", "denoiser", "schedule")
+# Beside them, of data that are no images: how they were standardised.
+SPACE = "space"
 # What Lightning takes a training up from, besides the weights.
 RESUMED: dict[str, type] = {
     **{"epoch": int, "global_step": int, "pytorch-lightning_version": str, "state_dict": Mapping},
@@ -121,6 +123,7 @@ def from_own(checkpoint: Mapping[str, Any], origin: str) -> Pretrained:
         denoiser=denoiser,
         schedule=_plain(config.get("schedule"), origin),
         dataset=_plain(config.get("dataset"), origin),
+        space=_plain(config.get(SPACE), origin),
         states={label: _denoiser_state(checkpoint.get(key), origin, denoiser) for label, key in keys.items()},
         condition=_plain(config.get("condition"), origin),
     )

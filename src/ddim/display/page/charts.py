@@ -128,7 +128,7 @@ def _floors(entries: Sequence[Entry], members: Sequence[Entry]) -> list[tuple[st
         floor = entry.floor
         rows = [other.row for other in entries if other.letter == entry.letter]
         if floor is not None and shows_floor(floor, rows, entry.row):
-            value = floor.metrics.get("frechet_distance")
+            value = floor.distance
             if value is not None and math.isfinite(value):
                 levels[f"floor: {floor.num_images:,} real held-out images", value] = None
     return list(levels)
@@ -154,8 +154,8 @@ def _published(comparisons: Iterable[Any]) -> list[Series]:
 
 def _distance(entry: Entry, calls: bool) -> tuple[float, float | None, str]:
     row = entry.row
-    said = with_sd(row.frechet_distance, row.frechet_distance_sd)
-    return row.nfe if calls else row.steps, row.frechet_distance, said
+    said = with_sd(row.distance, row.distance_sd)
+    return row.nfe if calls else row.steps, row.distance, said
 
 
 def _time(entry: Entry) -> tuple[float, float, str]:

@@ -10,7 +10,7 @@ from ddim.display.page.charts import Chart, Series, build_chart, is_finite
 from ddim.display.page.pictures import Picture, inlined
 from ddim.display.page.tables import Cell, Table, measured_text, value_text
 from ddim.findings.labels import eta_title, line_label
-from ddim.findings.part import Line, Part, title_of
+from ddim.findings.part import Line, Part, in_unit, title_of
 from ddim.findings.reading import Evaluation, PartRows
 from ddim.findings.telling import Row
 
@@ -65,7 +65,7 @@ def _charts(part: Part, rows: Sequence[Row], number: int) -> Iterator[Chart]:
             value = rows[0].get(line.level[0]) if isinstance(line.level[0], str) else line.level[0]
             levels = [(line.level[1], float(value))] if is_finite(value) else []
         key = f"{part.name}-{line.column}-{number}"
-        labels = (*line.x[1:], line.y_label)
+        labels = (*line.x[1:], in_unit(line.y_label, rows))
         chart = build_chart(
             key, line.title, labels, series, levels, x_log=line.x_log, y_log=line.y_log, reverse=line.x[0] == "timestep"
         )

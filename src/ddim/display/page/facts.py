@@ -72,7 +72,7 @@ def _number(value: Any, column: str) -> str:
 
 
 def _floor(floor: Floor) -> str:
-    distance = floor.metrics.get("frechet_distance")
+    distance = floor.distance
     measured = "" if distance is None else f", distance {significant(distance)}"
     return f"{floor.num_images:,} real held-out images{measured}"
 

@@ -113,7 +113,7 @@ def _samples(
         path = by_letter[entry.letter].samples.get(entry.number)
         if path is not None:
             row = entry.row
-            distance = measured_text(row.frechet_distance)
+            distance = measured_text(row.distance)
             caption = f"{entry.label}, S = {row.steps}, {distance_name(row.features)} {distance}"
             found.append(Sample((entry.variant, entry.eta, str(row.steps)), caption, inlined(path)))
     found = [sample for sample in found if sample.picture.data]

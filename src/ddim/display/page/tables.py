@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ddim.display.page.entries import Entry, heading, measured_alike
-from ddim.findings.columns import DISTANCE, FURTHER, Column, own
+from ddim.findings.columns import Column, distance_of, further, own
 from ddim.findings.comparable import by_calls, cost, shows_floor
 from ddim.findings.files import own_metrics
 from ddim.findings.labels import distance_name, sampler_parts, significant, title_order, with_sd
@@ -114,8 +114,8 @@ def _lowest(entries: Sequence[Entry]) -> list[Entry]:
     `as_good` speaks of the best of a row's own evaluation and setting, which is not the best of the table where
     another one stands beside it.
     """
-    lowest = _best(min, [entry.row.frechet_distance for entry in entries])
-    found = [entry for entry in entries if _is(entry.row.frechet_distance, lowest)]
+    lowest = _best(min, [entry.row.distance for entry in entries])
+    found = [entry for entry in entries if _is(entry.row.distance, lowest)]
     beside = {entry.variant for entry in found}
     return [entry for entry in entries if entry in found or (entry.row.as_good and entry.variant in beside)]
 
@@ -125,19 +125,23 @@ def _distance(entry: Entry | None, marked: Sequence[Entry]) -> Cell:
     if entry is None:
         return Cell(measured_text(None))
     row = entry.row
-    return Cell(measured_text(row.frechet_distance, sd=row.frechet_distance_sd), entry in marked)
+    return Cell(measured_text(row.distance, sd=row.distance_sd), entry in marked)
 
 
 def _long(entries: Sequence[Entry], name: str, everyone: Sequence[Entry]) -> Table:
     short = distance_name(entries[0].row.features).split()[0]
     rows_of = [entry.row for entry in entries]
     columns = [
-        replace(DISTANCE, heading=short),
+        replace(distance_of(rows_of[0].features), heading=short),
         *(
             [Column("frechet_distance_unbiased", f"{short} unbiased", 4)]
             * any(row.frechet_distance_unbiased is not None for row in rows_of)
         ),
-        *(column for column in FURTHER if any(row.value(column.name) is not None for row in rows_of)),
+        *(
+            column
+            for column in further(rows_of[0].features)
+            if any(row.value(column.name) is not None for row in rows_of)
+        ),
         *map(own, own_metrics(rows_of)),
         Column("seconds", "seconds", 3),
         Column("images_per_second", "images/s", 3, "max"),

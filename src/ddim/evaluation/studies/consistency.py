@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ddim.data import IMAGES, Space
 from ddim.diffusion import NoiseSchedule
 from ddim.diffusion.grid import GridPoint, SamplerConfig
 from ddim.errors import UserError, at_least
@@ -21,7 +22,7 @@ from ddim.findings.parts.consistency import pictures
 from ddim.findings.telling import Findings
 from ddim.metrics import FeatureExtractor
 from ddim.metrics.measure import features_name
-from ddim.metrics.similarity import distances
+from ddim.metrics.similarity import distances, value_distances
 
 
 @dataclass
@@ -132,17 +133,21 @@ class Consistency(Study):
     ) -> dict[str, Any]:
         return {
             **subject.columns(point),
+            **subject.told_in(),
             "num_images": self.num_images,
             "reference_steps": largest.steps,
-            **distances(
-                (generation.first_images, generation.features.features),
-                (reference.first_images, reference.features.features),
-            ),
+            **self._distances(generation, reference, subject.sampling.space),
             "features": features_name(self.extractor),
             "resize": self.extractor.provenance.get("resize"),
             "reference_timesteps": largest.timesteps,
             "seconds": generation.seconds,
         }
+
+    def _distances(self, generation: Generation, reference: Generation, space: Space) -> dict[str, Any]:
+        both = [(part.first_images, part.features.features) for part in (generation, reference)]
+        if space.kind == IMAGES:
+            return distances(*both)
+        return value_distances(*((space.told(stored), features) for stored, features in both))
 
     def _generate(self, point: GridPoint, subject: Subject, kept: Kept, bar: Bar) -> Generation:
         bar.start_point(_setting(point), self.num_images)

@@ -159,6 +159,7 @@ class Convergence(Study):
     def _row(self, point: GridPoint, known: Finished, subject: Subject) -> dict[str, Any]:
         return {
             **subject.columns(point),
+            **subject.told_in(),
             "num_images": self.num_images,
             "reference_steps": self.reference.steps,
             **known.row,
@@ -200,9 +201,9 @@ class Convergence(Study):
             bar.advance(len(x_0) * subject.world_size)
             subject.check_signals()
         x_0 = torch.cat(parts)
-        # Half the difference in [-1, 1] is the difference in [0, 1].
-        errors = ((x_0.double() - (x_0 if target is None else target).double()) / 2).square().flatten(1).mean(dim=1)
-        shown = subject.sampling.space.to_stored(x_0[mine < self.shown])
+        space = subject.sampling.space
+        errors = space.errors(x_0, x_0 if target is None else target)
+        shown = space.to_stored(x_0[mine < self.shown])
         return x_0, Share(mine, errors, shown, seconds, asked)
 
     def _measured(self, shares: Sequence[Share], subject: Subject) -> Finished:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
+from ddim.data import IMAGES, ImageDataModule
 from ddim.diffusion import NoiseSchedule
 from ddim.diffusion.grid import GridPoint, SamplerConfig
 from ddim.evaluation.kept.finished import Finished, Kept
@@ -16,8 +18,9 @@ from ddim.evaluation.repetition import compared, repeated
 from ddim.evaluation.sampling import Generation, generate
 from ddim.evaluation.study import FEATURES, REFERENCE, Bar, Material, Progress, Study, partial_of, recall
 from ddim.evaluation.subject import Subject
+from ddim.findings.columns import distance_of
 from ddim.findings.labels import sampler_parts
-from ddim.findings.parts.grid import caption, pictures
+from ddim.findings.parts.grid import against, caption, pictures
 from ddim.findings.rows import COLUMNS, KNOWN_LATER, Floor, GridResult
 from ddim.findings.telling import Findings
 from ddim.metrics import MEASURES, FeatureExtractor, measure_metrics
@@ -47,6 +50,8 @@ class EvaluationGrid(Study):
         keep_images: shown per point.
         seeds: of the noise; with several the row of a point has the means over them, and their deviation.
         uncertainty: whether standard deviations are measured.
+        real: held-out samples (N, ...) to show beside those of data that are no images.
+        names: of their columns.
     """
 
     name = "grid"
@@ -62,8 +67,12 @@ class EvaluationGrid(Study):
         keep_images: int = 64,
         seeds: Sequence[int] = (),
         uncertainty: bool = True,
+        real: Callable[[], Tensor] | None = None,
+        names: Sequence[str] = (),
     ) -> None:
         self.points = list(points)
+        self.real = real
+        self.names = list(names)
         self.measure = measure
         self.num_samples = num_samples
         self.keep_images = keep_images
@@ -86,6 +95,7 @@ class EvaluationGrid(Study):
             keep_images=material.grid_images,
             seeds=material.seeds,
             uncertainty=material.uncertainty,
+            **_beside(material.images, material.grid_images),
         )
 
     def plan(self) -> str:
@@ -121,6 +131,9 @@ class EvaluationGrid(Study):
             images = {point: whole[point].images for point in self.points}
             for what, picture, text in pictures(say.rows, images, floor):
                 say.picture(what, picture, text)
+            if self.real is not None:
+                for what, picture, text in against(say.rows, images, self.real(), self.names):
+                    say.picture(what, picture, text)
             say.end()
 
     def _recalled(self, subjects: Sequence[Subject], kept: Kept) -> dict[GridPoint, dict[int, Finished]]:
@@ -176,6 +189,14 @@ class EvaluationGrid(Study):
             partial.remove()
 
 
+def _beside(images: ImageDataModule, count: int) -> dict[str, Any]:
+    """What is shown beside samples that are no images."""
+    if images.space.kind == IMAGES:
+        return {}
+    names = images.provenance("test").get("columns", ())
+    return {"real": lambda: torch.cat(list(images.images("test", 500, count))), "names": names}
+
+
 def floor_of(measure: Measure) -> Floor | None:
     """The floor as it stands beside rows."""
     if measure.floor is None:
@@ -224,7 +245,7 @@ def grid_result(
     columns_known = (*COLUMNS, *KNOWN_LATER)
     own = tuple((name, value) for name, value in measured.values.items() if name not in columns_known)
     known: dict[str, Any] = {name: value for name, value in measured.values.items() if name in columns_known}
-    jackknife = measured.jackknives.get("frechet_distance")
+    jackknife = measured.jackknives.get(distance_of(features_name(measure.extractor)).name)
     if jackknife is not None:
         known["leave_one_out"] = ((jackknife.value, *jackknife.leave_one_out),)
     row: dict[str, Any] = {"frechet_distance": None, **columns, **known}

@@ -103,13 +103,13 @@ class Interpolation(Study):
             data = str(subject.identity.get("dataset", "samples"))
             for what, picture, caption in pictures(point, on_lines, on_grid, data, suffix(point, self.points)):
                 say.picture(what, picture, caption)
-        columns = subject.columns(point)
+        columns = {**subject.columns(point), **subject.told_in()}
         return [
             {
                 **columns,
                 **{"line": number, "first_sample": 2 * number, "last_sample": 2 * number + 1},
                 **measure_norms(latents),
-                **measure_jumps(along),
+                **measure_jumps(subject.sampling.space.told(along)),
             }
             for number, (latents, along) in enumerate(zip(lines, on_lines, strict=True))
         ]
@@ -169,15 +169,16 @@ def measure_norms(latents: Tensor) -> dict[str, float]:
     }
 
 
-def measure_jumps(images: Tensor) -> dict[str, float | None]:
-    """Mean squared errors on [0, 1] of a line of uint8 images (n, C, H, W): between its ends, and between neighbours.
+def measure_jumps(told: Tensor) -> dict[str, float | None]:
+    """Mean squared errors along a line of samples, float64 (n, D) in the unit that errors are told in.
+
+    Between its ends, and between neighbours.
 
     `largest_jump_share` is the largest jump in terms of the ends' error: 1 is a line that changes at one place only, a
     straight and even one has 1/(n - 1)². None where the ends are equal.
     """
-    pixels = images.flatten(1).double() / 255
-    jumps = (pixels[1:] - pixels[:-1]).square().mean(dim=1)
-    ends = (pixels[-1] - pixels[0]).square().mean().item()
+    jumps = (told[1:] - told[:-1]).square().mean(dim=1)
+    ends = (told[-1] - told[0]).square().mean().item()
     return {
         "mse_ends": ends,
         "mse_mean_jump": jumps.mean().item(),

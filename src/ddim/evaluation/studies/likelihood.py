@@ -168,7 +168,7 @@ class Likelihood(Study):
             share = share_of(self.images, self.numbers, subject)
 
         def keep(what: Any, row: dict[str, Any]) -> None:
-            found[what] = Finished(row, torch.empty(0, *subject.shape, dtype=torch.uint8))
+            found[what] = Finished(row, subject.sampling.space.empty())
             if self.source is not None and subject.first:
                 kept.save(self.name, wanted[what], found[what])
 

@@ -172,6 +172,7 @@ class Reconstruction(Study):
     def _row(self, point: GridPoint, known: Finished, subject: Subject) -> dict[str, Any]:
         return {
             **subject.columns(point),
+            **subject.told_in(),
             "encode_nfe": point.nfe,
             "num_images": self.num_images,
             "split": self.split,
@@ -211,13 +212,11 @@ class Reconstruction(Study):
                 again = torch.cat([part for part, _ in parts])
                 seconds += sum(spent for _, spent in parts)
                 numbers.append(everyone[mine])
-                # Half the difference in [-1, 1] is the difference in [0, 1].
-                errors.append(((again.double() - x_0.double()) / 2).square().flatten(1).mean(dim=1))
+                errors.append(space.errors(again, x_0))
                 shown.append(space.to_stored(again[everyone[mine] < self.shown]))
             bar.advance(len(batch))
         if not numbers:
-            none = torch.empty(0, *subject.shape, dtype=torch.uint8)
-            return RoundTrip(torch.empty(0, dtype=torch.long), torch.empty(0).double(), none, 0.0)
+            return RoundTrip(torch.empty(0, dtype=torch.long), torch.empty(0).double(), space.empty(), 0.0)
         return RoundTrip(torch.cat(numbers), torch.cat(errors), torch.cat(shown), seconds)
 
     def _gather(self, local: RoundTrip, world_size: int) -> RoundTrip:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ddim.data import ImageDataModule
 from ddim.diffusion import SAMPLERS, NoiseSchedule, StepState
 from ddim.diffusion.grid import GridPoint, SamplerConfig
 from ddim.errors import UserError, at_least
@@ -17,11 +18,13 @@ from ddim.evaluation.sampling import in_batches
 from ddim.evaluation.study import Bar, Material, OnePointSettings, Progress, Study, suffix
 from ddim.evaluation.subject import Subject
 from ddim.findings.labels import eta_label
-from ddim.findings.parts.trajectory import pictures
+from ddim.findings.parts.trajectory import flow, pictures
 from ddim.findings.telling import Findings
 
 # More frames than this would neither fit into memory nor be watched to their end.
 FRAMES = 100
+# Points of the plane that are followed for the picture of the flow.
+FLOWING = 400
 
 
 @dataclass
@@ -59,12 +62,22 @@ class Trajectory(Study):
         num_images: samples 0 ... num_images - 1.
         shown: columns of the strip; the animation has every step, or 100 evenly chosen ones.
         frame_milliseconds: of the animation.
+        real: held-out points of the plane (N, 2), as they are stored, on whose density the ways of samples are drawn.
     """
 
     name = "trajectory"
     Settings = TrajectoryConfig
 
-    def __init__(self, points: Sequence[GridPoint], *, num_images: int, shown: int, frame_milliseconds: int) -> None:
+    def __init__(
+        self,
+        points: Sequence[GridPoint],
+        *,
+        num_images: int,
+        shown: int,
+        frame_milliseconds: int,
+        real: Callable[[], Tensor] | None = None,
+    ) -> None:
+        self.real = real
         self.points = list(points)
         self.num_images = num_images
         self.shown = shown
@@ -87,6 +100,7 @@ class Trajectory(Study):
             num_images=settings.num_images,
             shown=settings.shown,
             frame_milliseconds=settings.frame_milliseconds,
+            real=_points_of(material.images) if material.images.space.shape == (2,) else None,
         )
 
     def plan(self) -> str:
@@ -101,7 +115,7 @@ class Trajectory(Study):
                 strip, frames = evenly(len(point.timesteps), self.shown), evenly(len(point.timesteps), FRAMES)
                 seen_at = sorted({*strip, *frames})
                 errors, seen = self._follow(subject, point, seen_at, bar)
-                columns = subject.columns(point)
+                columns = {**subject.columns(point), **subject.told_in()}
                 # A row has its own timestep; a thousand rows with a thousand each would be no table.
                 del columns["timesteps"]
                 timesteps = point.timesteps[::-1]
@@ -111,7 +125,7 @@ class Trajectory(Study):
                 ]
                 if subject.first:
                     by_step = dict(zip(seen_at, seen, strict=True))
-                    data = str(subject.identity.get("dataset", "samples"))
+                    data = _data(subject)
                     where = suffix(point, self.points)
                     milliseconds = self.frame_milliseconds
                     for what, picture, caption in pictures(
@@ -121,6 +135,9 @@ class Trajectory(Study):
                 bar.finish_point(f"{name}: {self.num_images} images")
         say.row(*rows)
         if subject.first:
+            if self.real is not None:
+                ways = [(point, _way(subject, point)) for point in self.points]
+                say.picture(*flow(ways, subject.sampling.space.to_model(self.real()), _data(subject)))
             say.end()
 
     def _follow(self, subject: Subject, point: GridPoint, seen_at: Sequence[int], bar: Bar) -> tuple[Tensor, Tensor]:
@@ -146,20 +163,38 @@ def follow(subject: Subject, point: GridPoint, indices: Tensor, seen_at: Sequenc
     It samples twice, the first time for the final images: to keep a thousand large predictions until the final image
     is known would take more memory than there may be.
     """
-    source, to_stored = subject.sampling.noise, subject.sampling.space.to_stored
+    source, space = subject.sampling.noise, subject.sampling.space
     x_T = source.initial(indices, subject.shape, subject.device)
     noise = source.bind(indices)
-    final = to_stored(subject.decode(point, x_T, indices=indices, noise=noise)).cpu()
+    final = space.told(space.to_stored(subject.decode(point, x_T, indices=indices, noise=noise)).cpu())
     errors, pictures = torch.zeros(len(point.timesteps), dtype=torch.float64), {}
 
     def look(state: StepState) -> None:
-        picture = to_stored(state.x_0).cpu()
-        errors[state.step] = ((picture.double() - final) / 255).square().flatten(1).mean(dim=1).sum()
+        picture = space.to_stored(state.x_0).cpu()
+        errors[state.step] = (space.told(picture) - final).square().mean(dim=1).sum()
         if state.step in seen_at:
             pictures[state.step] = picture
 
     subject.decode(point, x_T, indices=indices, noise=noise, on_step=look)
     return errors, torch.stack([pictures[step] for step in seen_at])
+
+
+def _way(subject: Subject, point: GridPoint) -> Tensor:
+    """The states of the first samples from x_T on, in the model's space: (FLOWING, steps + 1, ...), on the CPU."""
+    numbers = torch.arange(FLOWING)
+    x_T = subject.sampling.noise.initial(numbers, subject.shape, subject.device)
+    states = [x_T.cpu()]
+    noise = subject.sampling.noise.bind(numbers)
+    subject.decode(point, x_T, indices=numbers, noise=noise, on_step=lambda state: states.append(state.x.cpu()))
+    return torch.stack(states, dim=1)
+
+
+def _points_of(images: ImageDataModule) -> Callable[[], Tensor]:
+    return lambda: torch.cat(list(images.images("test", 500)))
+
+
+def _data(subject: Subject) -> str:
+    return str(subject.identity.get("dataset", "samples"))
 
 
 def evenly(total: int, count: int) -> list[int]:

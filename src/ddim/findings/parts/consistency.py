@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ddim.findings.labels import curve_key, eta_label, point_key, significant
-from ddim.findings.part import Line, Part, Rows, by_curve, numbers, panel, several, stated, suffix, title_of
+from ddim.findings.part import Line, Part, Rows, by_curve, in_unit, numbers, panel, several, stated, suffix, title_of
 from ddim.findings.telling import Curves, Picture, Row, Strip, Words
 
 # Columns that go to the loggers as single numbers.
@@ -99,7 +99,7 @@ def _words(rows: Rows, extra: Row, words: Words) -> None:
             [
                 str(row["steps"]),
                 significant(row["mse"], 3),
-                f"{row['ssim']:.3f}",
+                significant(None) if row["ssim"] is None else f"{row['ssim']:.3f}",
                 significant(row["feature_distance_relative"], 3),
                 significant(row["seconds"], 3),
             ]
@@ -107,7 +107,7 @@ def _words(rows: Rows, extra: Row, words: Words) -> None:
         ]
         words.table(["S", "MSE", "SSIM", "feature distance", "seconds"], lines)
         words.say()
-    words.say(f"MSE and SSIM of pixels on [0, 1], distance of {rows[0]['features']} features")
+    words.say(f"{in_unit('MSE and SSIM of pixels on [0, 1]', rows)}, distance of {rows[0]['features']} features")
     for row, ratio in closer(rows):
         of_tau = f", {row['tau']} τ" if spacing else ""
         where = f"(MSE, S={row['steps']} to S={row['reference_steps']}{of_tau})"

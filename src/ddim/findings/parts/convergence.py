@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ddim.findings.labels import curve_key, eta_label, point_key, sampler_parts, significant
-from ddim.findings.part import Chart, Line, Part, Rows, by_curve, numbers, panel, several, stated, title_of
+from ddim.findings.part import Chart, Line, Part, Rows, by_curve, in_unit, numbers, panel, several, stated, title_of
 from ddim.findings.telling import Curves, Picture, Row, Strip, Words
 
 RMSE = Line(
@@ -75,8 +75,8 @@ def _charts(rows: Rows) -> list[Chart]:
 def _words(rows: Rows, extra: Row, words: Words) -> None:
     first = rows[0]
     words.say(
-        f"\nConvergence of {first['num_images']:,} samples: RMSE of pixels on [0, 1], unclipped, to those of DDIM "
-        f"with η = 0 and S = {first['reference_steps']:,} from the same x_T",
+        f"\nConvergence of {first['num_images']:,} samples: {in_unit('RMSE of pixels on [0, 1]', rows)}, unclipped, to "
+        f"those of DDIM with η = 0 and S = {first['reference_steps']:,} from the same x_T",
         "bold",
     )
     best = closest(rows)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddim.findings.columns import MEASURED
+from ddim.findings.columns import MEASURED, VALUES, distance_of
 from ddim.findings.comparable import by_calls, cost
 from ddim.findings.files import own_metrics, write_results
 from ddim.findings.grid_table import render_table
@@ -22,7 +22,7 @@ from ddim.findings.labels import (
 )
 from ddim.findings.part import Chart, Part, Rows
 from ddim.findings.rows import Floor, GridResult, cells_of, columns_of
-from ddim.findings.telling import GridFigure, Picture, Row, Sheet, Words
+from ddim.findings.telling import Against, GridFigure, Picture, Row, Sheet, Words
 
 # Images per cell of the sample sheet.
 SHEET_IMAGES = 16
@@ -36,7 +36,9 @@ def results_of(rows: Rows) -> list[GridResult]:
 def pictures(rows: Rows, images: Mapping[Any, Any], floor: Floor | None) -> Iterator[tuple[str, Picture, str]]:
     """(what, picture, caption). images: point -> its first images, in the order of the grid."""
     # Points of an earlier attempt may have kept fewer pictures than are asked for now.
-    count = min(SHEET_IMAGES, *(len(some) for some in images.values()))
+    count = min(len(some) for some in images.values())
+    if results_of(rows[:1])[0].features != VALUES:
+        count = min(count, SHEET_IMAGES)
     results = results_of(rows)
     calls = by_calls(results)
     places = {point_key(row): (line_label(row, results), cost(row, calls)) for row in results}
@@ -50,10 +52,35 @@ def pictures(rows: Rows, images: Mapping[Any, Any], floor: Floor | None) -> Iter
     yield "speed", GridFigure("speed", results), ""
 
 
+def against(
+    rows: Rows, images: Mapping[Any, Any], real: Any, names: Sequence[str]
+) -> Iterator[tuple[str, Picture, str]]:
+    """Samples that are no images beside real ones: those of every cost, at the first sampler, η and τ of the grid.
+
+    images: as in `pictures`. real: held-out samples, as they are stored. names: of the columns of a table.
+    """
+    results = results_of(rows)
+    calls, by_key = by_calls(results), {point_key(row): row for row in results}
+    first = by_key[point_key(next(iter(images)))]
+    label = line_label(first, results)
+    shown = {}
+    for point, some in images.items():
+        row = by_key[point_key(point)]
+        if line_label(row, results) == label and row.tau == first.tau:
+            shown[cost(row, calls)] = some
+    column = "network calls" if calls else "S"
+    title = f"{first.dataset}: samples of {eta_title(label) if label == eta_label(first) else label} and real ones"
+    yield (
+        "samples-real",
+        Against([(f"{column} = {place}", shown[place]) for place in sorted(shown)], real, title, names),
+        "",
+    )
+
+
 def caption(row: GridResult) -> str:
     """`eta 0, S 10: FD (pixels) 1.23 ± 0.04, 1000 images in 2.0 s`."""
-    measured = with_sd(row.frechet_distance, row.frechet_distance_sd)
-    distance = "" if row.frechet_distance is None else f" {distance_name(row.features)} {measured},"
+    measured = with_sd(row.distance, row.distance_sd)
+    distance = "" if row.distance is None else f" {distance_name(row.features)} {measured},"
     named = "".join(f"{text}, " for text in sampler_parts(row))
     return (
         f"{named}eta {row.eta:g}{'' if row.variance == 'eta' else f' {row.variance}'}, S {row.steps}:{distance} "
@@ -89,7 +116,7 @@ def _gallery(rows: Rows) -> tuple[list[str], list[list[Any]]]:
     return [*named, "eta", "tau", "steps", name, "samples"], [
         [
             *([" ".join(sampler_parts(row) or ["ddim"])] * len(named)),
-            *(eta_label(row), row.tau, row.steps, row.frechet_distance),
+            *(eta_label(row), row.tau, row.steps, row.distance),
         ]
         for row in results
     ]
@@ -102,10 +129,10 @@ def _charts(rows: Rows) -> list[Chart]:
     x = "nfe" if by_calls(results) else "steps"
     against = "network calls" if x == "nfe" else "S"
     title = f"{first.dataset}: {{}} against {against}, N = {first.num_samples:,}"
-    measured = [row for row in results if row.frechet_distance is not None]
+    measured = [row for row in results if row.distance is not None]
     charts = []
     if measured:
-        points = [(getattr(row, x), row.frechet_distance, _line(row, results)) for row in measured]
+        points = [(getattr(row, x), row.distance, _line(row, results)) for row in measured]
         charts.append(Chart("distance_chart", title.format(name), (x, name, "sampler"), points))
     columns = (x, "seconds per 50,000 images", "sampler")
     times = [(getattr(row, x), row.seconds_per_50000, _line(row, results)) for row in results]
@@ -129,12 +156,12 @@ def summary(rows: Sequence[GridResult], floor: Floor | None) -> dict[str, float 
     values: dict[str, float | int | str] = {key: value for key, value in found.items() if value is not None}
     if floor is not None:
         values |= {f"floor/{name}": value for name, value in floor.metrics.items()}
-    measured = [(row.frechet_distance, row) for row in rows if row.frechet_distance is not None]
+    measured = [(row.distance, row) for row in rows if row.distance is not None]
     if measured:
         distance, best = min(measured, key=lambda pair: pair[0])
         eta = f"{best.eta:g}" if best.variance == "eta" else best.variance
         sampler = " ".join(sampler_parts(best) or ["ddim"])
-        values |= {"best/frechet_distance": distance, "best/sampler": sampler, "best/eta": eta}
+        values |= {f"best/{distance_of(best.features).name}": distance, "best/sampler": sampler, "best/eta": eta}
         values |= {"best/steps": best.steps}
     return values
 
@@ -167,6 +194,7 @@ PART = Part(
         ("grid/distance_chart_table", "table", "what `grid/distance_chart` is drawn from"),
         ("grid/time_chart_table", "table", "what `grid/time_chart` is drawn from"),
         ("grid/samples<-tau>", "picture", "sample sheet: η down, S across, the same latents in every cell"),
+        ("grid/samples-real", "picture", "of what is no image: samples beside real ones"),
         ("grid/distance", "picture", "distance.png: the same chart with log axes and the floor"),
         ("grid/speed", "picture", "speed.png"),
         ("best/frechet_distance", "summary", "the smallest distance of the grid"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ddim.findings.labels import Setting, point_key, significant
-from ddim.findings.part import Part, Rows, several
+from ddim.findings.part import Part, Rows, in_unit, several
 from ddim.findings.telling import Picture, Row, Strip, Words
 
 
@@ -53,7 +53,7 @@ def _words(rows: Rows, extra: Row, words: Words) -> None:
         ]
         for row in rows
     ]
-    words.say("\nInterpolation: norms of latents along the line; MSE of images on [0, 1]")
+    words.say(in_unit("\nInterpolation: norms of latents along the line; MSE on [0, 1]", rows))
     words.table(["τ", *headers] if spacing else headers, lines)
 
 

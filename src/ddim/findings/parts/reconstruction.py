@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ddim.findings.labels import sampler_parts, significant
-from ddim.findings.part import Line, Part, Rows, by_curve, numbers, panel, several, stated, suffix
+from ddim.findings.part import Line, Part, Rows, by_curve, in_unit, numbers, panel, several, stated, suffix
 from ddim.findings.telling import Curves, Picture, Row, Strip, Words
 
 ERROR = Line(
@@ -63,7 +63,7 @@ def _words(rows: Rows, extra: Row, words: Words) -> None:
     spacing, solvers = several(rows, "tau"), several(rows, "sampler", "options")
     words.say(
         f"\nReconstruction of {rows[0]['num_images']:,} {rows[0]['split']} images: "
-        "mean squared error per dimension on [0, 1], unclipped",
+        + in_unit("mean squared error per dimension on [0, 1], unclipped", rows),
         "bold",
     )
     lines = [

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ddim.findings.labels import Setting, eta_label, noise_key, point_key, significant
-from ddim.findings.part import Line, Part, Rows, several, title_of
-from ddim.findings.telling import Animation, Picture, Row, Strip, Words
+from ddim.findings.part import Line, Part, Rows, in_unit, several, title_of
+from ddim.findings.telling import Animation, Flow, Picture, Row, Strip, Words
 
 # Shares of the way at which the terminal says how far the prediction still is from the final image.
 REPORTED = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -38,6 +38,18 @@ def pictures(
     yield what, strip, caption
     labels = [f"{title}, t = {timesteps[step]}" for step in frames]
     yield what, Animation([seen[step] for step in frames], labels, milliseconds), caption
+
+
+def flow(ways: Sequence[tuple[Setting, Any]], real: Any, data: str) -> tuple[str, Picture, str]:
+    """(what, picture, caption) of the ways that points of the plane take at each of the settings.
+
+    ways: (point, states (n, steps + 1, 2)). real: (m, 2), of the data, in the model's space as the states are.
+    """
+    several_s = len({point.steps for point, _ in ways}) > 1
+    panels = [(f"{title_of(point)}{f', S = {point.steps}' if several_s else ''}", paths) for point, paths in ways]
+    steps = "" if several_s else f", S = {ways[0][0].steps}"
+    title = f"From the same noise to {data}{steps}: circles are x_T, dots where samples arrive"
+    return "flow", Flow(panels, real, title), "the ways of samples from noise to data"
 
 
 def _by_point(rows: Rows) -> dict[str, list[Row]]:
@@ -73,7 +85,7 @@ def _words(rows: Rows, extra: Row, words: Words) -> None:
         label = [eta_label(first), *([first["tau"]] if spacing else [])]
         table.append([*label, str(first["steps"]), *(significant(row["mse_to_final"], 3) for row in chosen)])
     headers = ["η", *(["τ"] if spacing else []), "S", *(f"{share:.0%} of the way" for share in REPORTED)]
-    words.say("\nTrajectory: MSE on [0, 1] between the predicted x_0 and the final image")
+    words.say(in_unit("\nTrajectory: MSE on [0, 1] between the predicted x_0 and the final image", rows))
     words.table(headers, table)
 
 
@@ -105,6 +117,7 @@ PART = Part(
     animations="trajectory-*.gif",
     keys=[
         ("trajectory/<sampler>", "picture", "the predicted x_0 along the way: strip and animation"),
+        ("trajectory/flow", "picture", "of points of the plane: the ways of samples from noise to data"),
         ("trajectory/mse_half_way/<sampler>/<tau>/<steps>", "summary", "error of the predicted x_0 half way"),
     ],
     summary=_summary,

@@ -9,6 +9,7 @@ import torch
 
 from ddim.diffusion.grid import GridPoint
 from ddim.display.images import samples_picture
+from ddim.display.samples import is_image, overview
 from ddim.evaluation.sampling import in_batches
 from ddim.evaluation.subject import Sampling, Subject
 from ddim.runs.files import save_picture
@@ -46,6 +47,7 @@ class SampleGrid(EveryNValidations):
         subject = Subject.of(trainer, module, self.sampling)
         numbers = torch.arange(self.num_images)
         parts = in_batches(self.sampling, numbers, lambda indices: subject.draw(self.point, indices).cpu())
-        picture = samples_picture(torch.cat(list(parts)))
+        samples = torch.cat(list(parts))
+        picture = samples_picture(samples if is_image(samples) else overview(samples))
         save_picture(picture, self.directory / f"samples-{trainer.global_step:07d}.png")
         show_image(trainer, "samples", picture, f"step {trainer.global_step}")

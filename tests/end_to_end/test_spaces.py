@@ -1,0 +1,153 @@
+"""Data that are no images, from the command line: trained, evaluated in all parts, resumed, and refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+TINY = (
+    *("trainer.max_steps=3", "trainer.val_check_interval=3", "trainer.log_every_n_steps=1", "loader.batch_size=16"),
+    *("callbacks.sample_grid.steps=2", "callbacks.evaluation.every_n_validations=1", "callbacks.evaluation.steps=[2]"),
+    *("callbacks.evaluation.num_samples=40", "callbacks.evaluation.metrics=[energy_distance,c2st]", "logger=csv"),
+    "hydra.run.dir=run",
+)
+SMALL = (
+    *("checkpoint=run", "evaluation=all", "sampler.steps=2,3", "evaluation.num_samples=40", "logger=csv"),
+    *("evaluation.consistency.num_images=6", "evaluation.reconstruction.num_images=6", "hydra.run.dir=evaluation"),
+    "evaluation.loss_images=20",
+)
+PARTS = ("results", "reconstruction", "consistency", "interpolation", "trajectory", "diversity")
+
+
+@pytest.fixture
+def data(workplace: Path) -> dict[str, tuple[str, ...]]:
+    generator = np.random.default_rng(0)
+    np.save(workplace / "series.npy", generator.normal(size=(60, 2, 8)).cumsum(axis=2))
+    small = ("denoiser.base_channels=8", "denoiser.norm_groups=4")
+    return {
+        "points2d": ("dataset=points2d", "dataset.num_train=100", "dataset.num_test=50", "denoiser.width=16"),
+        "tabular": ("dataset=tabular", "dataset.data=iris", "denoiser.width=16", "denoiser.depth=1"),
+        "signals": ("dataset=signals", f"dataset.root={workplace / 'series.npy'}", *small),
+    }
+
+
+@pytest.mark.parametrize("name", ["points2d", "tabular", "signals"])
+def test_all_parts_of_an_evaluation(run_script, workplace, data, name):
+    trained = run_script("train.py", *data[name], *TINY)
+    assert trained.status == 0, trained.errors
+    checkpoint = torch.load(workplace / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    described = checkpoint["ddim"]["config"]
+    shape = {"points2d": [2], "tabular": [4], "signals": [2, 8]}[name]
+    assert described["denoiser"]["shape"] == described["space"]["shape"] == shape
+    assert len(described["space"]["mean"]) == shape[0] and min(described["space"]["scale"]) > 0
+
+    evaluated = run_script("evaluate.py", *SMALL)
+    assert evaluated.status == 0, evaluated.errors
+    directory = workplace / "evaluation"
+    tables = {part: list(csv.DictReader((directory / f"{part}.csv").open())) for part in PARTS}
+    assert all(tables.values()) and (directory / "report.html").is_file()
+    for row in tables["results"]:
+        assert (row["dataset"], row["features"], row["frechet_distance"]) == (name, "values", "")
+        assert np.isfinite(
+            [float(row[key]) for key in ("energy_distance", "energy_distance_sd", "sliced_wasserstein")]
+        ).all()
+        assert 0 <= float(row["c2st"]) <= 1
+    assert {row["unit"] for row in tables["reconstruction"]} == {"in standard deviations"}
+    floor = json.loads((directory / "results.json").read_text())["floor"]["metrics"]
+    assert set(floor) == {"energy_distance", "sliced_wasserstein", "c2st"}
+    assert "energy distance by η" in evaluated.output and "on [0, 1]" not in evaluated.output
+    pictures = {path.name for path in directory.glob("*.png")}
+    assert {"samples.png", "samples-real.png", "reconstruction-images.png", "interpolation-lines.png"} <= pictures
+    assert ("trajectory-flow.png" in pictures) == (name == "points2d")
+    with Image.open(directory / "samples-real.png") as picture:
+        assert len(np.unique(np.asarray(picture))) > 20, "something is drawn"
+
+
+def test_a_run_goes_on_with_the_standardisation_it_began_with(run_script, workplace, data):
+    assert run_script("train.py", *data["points2d"], *TINY).status == 0
+
+    def stated() -> dict[str, Any]:
+        return torch.load(workplace / "run" / "checkpoints" / "last.ckpt", weights_only=True)["ddim"]["config"]["space"]
+
+    before = stated()
+    resumed = run_script("train.py", "resume=run", "trainer.max_steps=4", "dataset.num_train=120")
+    assert resumed.status == 0, resumed.errors
+    assert stated() == before
+    evaluated = run_script(
+        *(
+            "evaluate.py",
+            "checkpoint=run",
+            "sampler.steps=2",
+            "sampler.eta=0",
+            "evaluation.num_samples=20",
+            "logger=none",
+        ),
+        *("evaluation.metrics=log_density,energy_distance", "hydra.run.dir=density", "dataset.num_test=40"),
+    )
+    assert evaluated.status == 0, evaluated.errors
+    (row,) = csv.DictReader((workplace / "density" / "results.csv").open())
+    floor = json.loads((workplace / "density" / "results.json").read_text())["floor"]["metrics"]
+    # Of eight modes far apart: -log 8 - log(2 pi e 0.1^2).
+    assert floor["log_density"] == pytest.approx(-2.0794 + 1.7673, abs=0.35)
+    assert float(row["log_density"]) < floor["log_density"]
+
+
+REFUSED: dict[tuple[str, ...], str] = {
+    (
+        "evaluation.metrics=frechet_distance",
+    ): "evaluation.metrics=frechet_distance is of images, the data set has vectors",
+    ("evaluation.metrics=kid",): "evaluation.metrics=kid is of images",
+    ("evaluation.features=pixels",): "evaluation.features=pixels are of images, the data set has vectors",
+    (
+        "evaluation=likelihood",
+    ): "evaluation=likelihood counts the bits of 8-bit pixel values, which vectors do not have",
+    ("sampler.clip_denoised=true",): "sampler.clip_denoised=true clips the predicted x_0 to the range of pixels",
+    ("sampler.eta=sigma_hat_official",): "sampler.eta=sigma_hat_official clips the predicted x_0",
+    (
+        "dataset.shape=moons",
+        "evaluation.metrics=log_density",
+    ): "evaluation.metrics=log_density needs data whose density is",
+}
+
+
+def test_what_does_not_fit_points_is_refused_in_a_sentence(run_script, workplace, data):
+    assert run_script("train.py", *data["points2d"], *TINY, "callbacks=minimal").status == 0
+    for arguments, sentence in REFUSED.items():
+        outcome = run_script("evaluate.py", "checkpoint=run", "logger=none", *arguments)
+        assert outcome.status == 2, (arguments, outcome.output, outcome.errors)
+        assert sentence in outcome.errors and "Traceback" not in outcome.errors, (arguments, outcome.errors)
+        assert len(outcome.errors.strip().splitlines()) == 1, (arguments, outcome.errors)
+
+
+BAD_TRAINING: dict[tuple[str, ...], str] = {
+    ("dataset=signals", "dataset.root=odd.npy"): "a length of 9 is not divisible by 2",
+    ("dataset=signals", "dataset.root=odd.npy", "dataset.length=99"): "dataset.length=99 is more than the 9 values",
+    ("dataset=tabular", "dataset.file=bad.csv"): "has 'x' in line 3, column b",
+    ("dataset=points2d", "dataset.weights=[1,2]"): "must be 8 positive numbers",
+    ("dataset=points2d", "denoiser=unet_1d"): "shape must be a list of 2 positive integers",
+    ("dataset=points2d", "callbacks.evaluation.metrics=[kid]"): "callbacks.evaluation.metrics=kid is of images",
+    (
+        "dataset=digits",
+        "callbacks.evaluation.features=values",
+    ): "evaluation.features=values are of data that are no images",
+    (
+        "dataset=digits",
+        "callbacks.evaluation.metrics=[log_density]",
+    ): "callbacks.evaluation.metrics=log_density needs data",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD_TRAINING)
+def test_training_is_refused_in_a_sentence(run_script, workplace, arguments):
+    np.save(workplace / "odd.npy", np.random.default_rng(0).normal(size=(300, 9)))
+    (workplace / "bad.csv").write_text("a,b\n1,2\n3,x\n")
+    outcome = run_script("train.py", *arguments, "logger=none", "trainer.max_steps=1")
+    assert outcome.status == 2 and BAD_TRAINING[arguments] in outcome.errors, outcome.errors
+    assert "Traceback" not in outcome.errors
