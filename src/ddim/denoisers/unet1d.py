@@ -53,7 +53,7 @@ class UNet1d(nn.Module):
         widths = [base_channels * m for m in config["channel_mult"]]
         self.downsampling = 2 ** (len(widths) - 1)
         self._check_length(listed[1])
-        options = {"time_features": 4 * base_channels, "dropout": dropout, "norm_groups": norm_groups}
+        options: dict[str, Any] = {"time_features": 4 * base_channels, "dropout": dropout, "norm_groups": norm_groups}
         last = len(widths) - 1
 
         self.time_embedding = TimeEmbedding(base_channels, 4 * base_channels)
@@ -187,8 +187,8 @@ def conv(in_channels: int, out_channels: int, *, width: int = 3, stride: int = 1
 
 
 def _levels(name: str, values: Sequence[int]) -> list[int]:
-    listed = list(values) if isinstance(values, Sequence) and not isinstance(values, str | bytes) else [None]
-    if any(type(value) is not int or value < 0 for value in listed):
+    listed = list(values) if isinstance(values, Sequence) and not isinstance(values, str | bytes) else None
+    if listed is None or any(type(value) is not int or value < 0 for value in listed):
         raise ValueError(f"{name} must be a list of numbers of levels, 0 is the full length; got {values!r}")
     return listed
 

@@ -106,7 +106,7 @@ def _columns(real: NDArray[np.float64], panels: list[tuple[str, NDArray[np.float
 def _shade(axes: Axes, points: NDArray[np.float64], frame: Frame) -> None:
     """The density of points (N, 2), from a smoothed histogram."""
     limits = [(float(low), float(high)) for low, high in zip(frame.low, frame.high, strict=True)]
-    counts, _, _ = np.histogram2d(*points.T, bins=BINS, range=limits)
+    counts, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=BINS, range=np.asarray(limits))
     for axis in (0, 1):
         counts = np.apply_along_axis(np.convolve, axis, counts, KERNEL, mode="same")
     density = counts.T
