@@ -62,7 +62,7 @@ def test_all_parts_of_an_evaluation(run_script, workplace, data, name):
     assert {row["unit"] for row in tables["reconstruction"]} == {"in standard deviations"}
     floor = json.loads((directory / "results.json").read_text())["floor"]["metrics"]
     assert set(floor) == {"energy_distance", "sliced_wasserstein", "c2st"}
-    assert "energy distance by η" in evaluated.output and "on [0, 1]" not in evaluated.output
+    assert "energy distance by eta" in evaluated.output and "on [0, 1]" not in evaluated.output
     pictures = {path.name for path in directory.glob("*.png")}
     assert {"samples.png", "samples-real.png", "reconstruction-images.png", "interpolation-lines.png"} <= pictures
     assert ("trajectory-flow.png" in pictures) == (name == "points2d")

@@ -101,8 +101,8 @@ def each(samples: NDArray[np.float64], frame: Frame) -> NDArray[np.uint8]:
     for number in range(len(samples)):
         draw = _Canvas(CELL)
         if _are_points(samples):
-            draw.dots(frame.scaled(samples), 1.5, FAINT)
-            draw.dots(frame.scaled(samples[number : number + 1]), 4.0, COLOURS[0])
+            draw.dots(frame.scaled(samples), 3.0, FAINT)
+            draw.dots(frame.scaled(samples[number : number + 1]), 6.0, COLOURS[0])
         else:
             draw.lines(samples[number], frame, 1)
         pictures.append(draw.pixels())
@@ -113,7 +113,7 @@ def together(samples: NDArray[np.float64], frame: Frame) -> NDArray[np.uint8]:
     """One picture of all samples, uint8 (1, 3, H, W)."""
     draw = _Canvas(OVERVIEW)
     if _are_points(samples):
-        draw.dots(frame.scaled(samples), 1.5, COLOURS[0])
+        draw.dots(frame.scaled(samples), 2.5, COLOURS[0])
     else:
         for sample in samples[:MOST_LINES]:
             draw.lines(sample, frame, 1)

@@ -107,7 +107,8 @@ def _words(rows: Rows, extra: Row, words: Words) -> None:
         ]
         words.table(["S", "MSE", "SSIM", "feature distance", "seconds"], lines)
         words.say()
-    words.say(f"{in_unit('MSE and SSIM of pixels on [0, 1]', rows)}, distance of {rows[0]['features']} features")
+    alike = "MSE" if rows[0]["ssim"] is None else "MSE and SSIM"
+    words.say(f"{in_unit(f'{alike} of pixels on [0, 1]', rows)}, distance of {rows[0]['features']} features")
     for row, ratio in closer(rows):
         of_tau = f", {row['tau']} τ" if spacing else ""
         where = f"(MSE, S={row['steps']} to S={row['reference_steps']}{of_tau})"
