@@ -93,15 +93,19 @@ def build_datamodule(
         space=space_from(stated, origin) if stated is not None and same else None,
     )
     at_once = eval_batch_size(datamodule.space.shape) if callable(eval_batch_size) else eval_batch_size
+    _check_sizes(batch_size, at_once, num_workers)
+    datamodule.eval_batch_size = at_once
+    return datamodule
+
+
+def _check_sizes(batch_size: int, eval_batch_size: int, num_workers: int) -> None:
     for key, value, minimum in (
         ("batch_size", batch_size, 1),
-        ("eval_batch_size", at_once, 1),
+        ("eval_batch_size", eval_batch_size, 1),
         ("num_workers", num_workers, 0),
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise UserError(f"{key}={value} must be a whole number of at least {minimum}")
-    datamodule.eval_batch_size = at_once
-    return datamodule
 
 
 def load_data(
