@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from ddim.denoisers import UNet
-from ddim.denoisers.pretrained import open_pretrained
-from ddim.diffusion import NoiseSchedule, sample, select_timesteps
+from ddim.denoisers.pretrained import load_denoiser, open_pretrained
+from ddim.diffusion import NoiseSchedule, predict_x0, sample, select_timesteps
 from ddim.errors import UserError
 from ddim.export import export, main
 
@@ -73,7 +73,9 @@ def random_unet(config: dict[str, Any], seed: int = 0) -> UNet:
     return unet
 
 
-def write_run(directory: Path, unet: UNet, schedule: dict[str, Any], raw: UNet | None = None) -> Path:
+def write_run(
+    directory: Path, unet: UNet, schedule: dict[str, Any], raw: UNet | None = None, predicts: str = "eps"
+) -> Path:
     """A run directory of this project."""
     checkpoint: dict[str, Any] = {
         "state_dict": {f"denoiser.{name}": value for name, value in unet.state_dict().items()},
@@ -86,6 +88,8 @@ def write_run(directory: Path, unet: UNet, schedule: dict[str, Any], raw: UNet |
             },
         },
     }
+    if predicts != "eps":
+        checkpoint["ddim"]["config"]["objective"] = {"predicts": predicts}
     if raw is not None:
         checkpoint["current_model_state"] = {f"denoiser.{name}": value for name, value in raw.state_dict().items()}
     (directory / "checkpoints").mkdir(parents=True)
@@ -125,12 +129,48 @@ def test_diffusers_loads_the_same_network_and_we_read_it_back(tmp_path, load_qui
         x = torch.randn(2, unet.config["in_channels"], size, size, generator=generator, dtype=torch.float64)
         t = torch.tensor([3, 871])
         back = open_pretrained(tmp_path / weights)
-        assert back.denoiser == {"name": "unet", **unet.config} and back.schedule == SCHEDULES["linear"]
+        assert back.build(weights).config == unet.config and back.schedule == SCHEDULES["linear"]
         assert list(back.states) == [weights]
         with torch.inference_mode():
             expected = unet.double()(x, t)
             assert (theirs.double()(x, t).sample - expected).abs().max() <= 1e-9 * expected.abs().max()
             assert torch.equal(back.build(weights).double()(x, t), expected)
+
+
+@pytest.mark.parametrize("predicts", ["eps", "x0", "v"])
+def test_what_the_network_predicts_goes_along(tmp_path, load_quietly, predicts):
+    unet = random_unet(UNETS[SMALL], 1)
+    exported = tmp_path / "exported"
+    export(open_pretrained(write_run(tmp_path / "run", unet, SCHEDULES["linear"], predicts=predicts)), exported, "raw")
+    pipeline = load_quietly(exported)
+    assert (
+        pipeline.scheduler.config.prediction_type == {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}[predicts]
+    )
+    back = open_pretrained(exported)
+    assert back.predicts == predicts
+    # A step of diffusers' own from the network's words, and one of ours from load_denoiser's eps.
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    pipeline.scheduler.set_timesteps(10)
+    with torch.inference_mode():
+        said = pipeline.unet.double()(x, torch.tensor([900, 900])).sample
+        theirs = pipeline.scheduler.step(said, 900, x).pred_original_sample
+        eps = load_denoiser(exported, "raw").double()(x, torch.tensor([900, 900]))
+        ours = predict_x0(x, eps, torch.tensor([900, 900]), NoiseSchedule.linear())
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_network_on_patches_is_diffusers_network_of_unshuffled_pixels(tmp_path, load_quietly):
+    unet = random_unet({**UNETS["cifar10-like"], "resolution": 16, "attention_resolutions": [4], "patch": 2}, 1)
+    exported = tmp_path / "exported"
+    export(open_pretrained(write_run(tmp_path / "run", unet, SCHEDULES["linear"])), exported, "raw")
+    theirs = load_quietly(exported).unet.double()
+    x, t = torch.randn(2, 3, 16, 16, dtype=torch.float64), torch.tensor([3, 871])
+    back = open_pretrained(exported)
+    with torch.inference_mode():
+        expected = torch.pixel_shuffle(theirs(torch.pixel_unshuffle(x, 2), t).sample, 2)
+        assert (unet.double()(x, t) - expected).abs().max() <= 1e-9 * expected.abs().max()
+        assert torch.equal(back.build("raw").double()(x, t), unet.double()(x, t))
+    assert back.build("raw").config == unet.config
 
 
 @pytest.mark.parametrize(

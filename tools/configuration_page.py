@@ -71,6 +71,7 @@ EXPLAINED = {
     "denoiser": "The network. Its default goes with the data set; `evaluate.py` takes it from the checkpoint.",
     "schedule": "How much signal is left at each timestep, ᾱ_t. `evaluate.py` takes it from the checkpoint.",
     "sampler": "How samples are drawn. `train.py` uses only `tau` and `clip_denoised`, for its pictures.",
+    "objective": "What the network learns to predict, and at which noise levels. `train.py` only.",
     "optimizer": "`train.py` only.",
     "recipe": "What goes with a data set besides its images: batch, learning rate, length, EMA. `train.py` only.",
     "experiment": "Presets of several groups.",
@@ -146,8 +147,9 @@ def _keys(group: str, train: DictConfig, evaluate: DictConfig) -> Iterator[str]:
             yield from _nested(
                 _type_of(CallbacksConfig, item.name), train.callbacks[item.name], f"callbacks.{item.name}."
             )
-    elif group in ("sampler", "evaluation", "optimizer", "logger"):
-        schema, cfg = (TrainConfig, train) if group == "optimizer" else (evaluate_schema(), evaluate)
+    elif group in ("sampler", "evaluation", "objective", "optimizer", "logger"):
+        trained = group in ("objective", "optimizer")
+        schema, cfg = (TrainConfig, train) if trained else (evaluate_schema(), evaluate)
         yield from _nested(_type_of(schema, group), cfg[group], f"{group}.")
         if group == "sampler":
             yield "What single samplers have for themselves; of several, each takes those that it has.\n"

@@ -21,7 +21,14 @@ from safetensors.torch import save
 
 from ddim.denoisers.formats.contents import UNSTATED, WEIGHTS, Pretrained
 from ddim.denoisers.formats.diffusers import CONFIG, INDEX, MODEL, SAFETENSORS, SCHEDULER_CONFIGS
-from ddim.denoisers.formats.diffusers_config import OUR_SCHEDULE_KEY, OUR_WEIGHTS_KEY, UNET_CLASS, UNET_NEEDED
+from ddim.denoisers.formats.diffusers_config import (
+    OUR_PATCH_KEY,
+    OUR_SCHEDULE_KEY,
+    OUR_WEIGHTS_KEY,
+    PREDICTION_TYPES,
+    UNET_CLASS,
+    UNET_NEEDED,
+)
 from ddim.denoisers.formats.naming import file_name
 from ddim.denoisers.pretrained import open_pretrained
 from ddim.denoisers.unet import UNet
@@ -65,7 +72,7 @@ def export(pretrained: Pretrained, directory: Path, weights: str = "ema") -> lis
     texts = {
         Path(INDEX): pipeline_index(),
         MODEL / CONFIG: unet_config(unet, label),
-        SCHEDULER_CONFIGS[0]: scheduler_config(pretrained.schedule or OFFICIAL_SCHEDULE),
+        SCHEDULER_CONFIGS[0]: scheduler_config(pretrained.schedule or OFFICIAL_SCHEDULE, pretrained.predicts),
     }
     target = usable_path(directory, "DIR").resolve()
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
@@ -97,21 +104,21 @@ def pipeline_index() -> dict[str, Any]:
 
 def unet_config(unet: UNet, label: str = UNSTATED) -> dict[str, Any]:
     """`config.json` of the UNet2DModel that is the same function as `unet`; `label` says which weights these are."""
-    config = unet.config
-    attends = [
-        config["resolution"] >> level in config["attention_resolutions"] for level in range(len(config["channel_mult"]))
-    ]
+    config, patch = unet.config, unet.config["patch"]
+    size = config["resolution"] // patch
+    attends = [size >> level in config["attention_resolutions"] for level in range(len(config["channel_mult"]))]
     return {
         "_class_name": UNET_CLASS,
         "_diffusers_version": DIFFUSERS_VERSION,
         OUR_WEIGHTS_KEY: label,
+        **({OUR_PATCH_KEY: patch} if patch > 1 else {}),
         **UNET_NEEDED,
         "act_fn": "silu",
         "attention_head_dim": None,
         "attn_norm_num_groups": None,
-        "sample_size": config["resolution"],
-        "in_channels": config["in_channels"],
-        "out_channels": config["out_channels"],
+        "sample_size": size,
+        "in_channels": config["in_channels"] * patch**2,
+        "out_channels": config["out_channels"] * patch**2,
         "block_out_channels": [config["base_channels"] * m for m in config["channel_mult"]],
         "layers_per_block": config["num_res_blocks"],
         "down_block_types": ["AttnDownBlock2D" if attention else "DownBlock2D" for attention in attends],
@@ -121,8 +128,10 @@ def unet_config(unet: UNet, label: str = UNSTATED) -> dict[str, Any]:
     }
 
 
-def scheduler_config(description: Mapping[str, Any]) -> dict[str, Any]:
+def scheduler_config(description: Mapping[str, Any], predicts: str = "eps") -> dict[str, Any]:
     """`scheduler_config.json` of the DDIMScheduler with the alpha_bar of a schedule {"name": ..., parameters}.
+
+    predicts: what the network does, one of PREDICTIONS.
 
     A schedule that diffusers has no name for is written as its betas, beside our own description of it.
 
@@ -137,7 +146,7 @@ def scheduler_config(description: Mapping[str, Any]) -> dict[str, Any]:
         "_class_name": "DDIMScheduler",
         "_diffusers_version": DIFFUSERS_VERSION,
         "num_train_timesteps": schedule.num_timesteps,
-        "prediction_type": "epsilon",
+        "prediction_type": {ours: theirs for theirs, ours in PREDICTION_TYPES.items()}[predicts],
         "clip_sample": False,
         "clip_sample_range": 1.0,
         "set_alpha_to_one": True,
@@ -157,6 +166,22 @@ def scheduler_config(description: Mapping[str, Any]) -> dict[str, Any]:
         return config | {"beta_schedule": "squaredcos_cap_v2"}
     ours = {"name": schedule.name, "num_timesteps": schedule.num_timesteps, **parameters}
     return config | {"trained_betas": schedule.betas.tolist(), OUR_SCHEDULE_KEY: ours}
+
+
+def usage(directory: str, patch: int = 1) -> list[str]:
+    """Lines of Python that draw four images with diffusers; a network on patches gives their pixels as channels."""
+    pipeline = f"DDIMPipeline.from_pretrained({directory!r})"
+    if patch == 1:
+        return [
+            "from diffusers import DDIMPipeline",
+            f"images = {pipeline}(batch_size=4, num_inference_steps=50).images",
+        ]
+    return [
+        "import torch",
+        "from diffusers import DDIMPipeline",
+        f"patches = {pipeline}(batch_size=4, num_inference_steps=50, output_type='np').images",
+        f"images = torch.pixel_shuffle(torch.from_numpy(patches).permute(0, 3, 1, 2), {patch})  # in [0, 1]",
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -182,11 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for file in files:
         print(f"  {file}")
     print("To use it:")
-    print("  from diffusers import DDIMPipeline")
-    print(
-        f"  images = DDIMPipeline.from_pretrained({str(options.directory)!r})"
-        "(batch_size=4, num_inference_steps=50).images"
-    )
+    for line in usage(str(options.directory), pretrained.denoiser.get("patch", 1)):
+        print(f"  {line}")
 
 
 def _check_free(directory: Path) -> None:

@@ -287,6 +287,24 @@ def test_compiles_as_one_graph():
     torch.testing.assert_close(compiled(x, t), unet(x, t))
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_patches_are_channels_of_a_network_of_half_the_side(channels_last):
+    unet = randomised(UNet(**{**SMALL, "resolution": 16, "attention_resolutions": (4,)}, patch=2)).eval()
+    inner = UNet(**{**unet.config, "resolution": 8, "in_channels": 12, "out_channels": 12, "patch": 1}).eval()
+    inner.load_state_dict(unet.state_dict())
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 700])
+    if channels_last:
+        x, unet = x.to(memory_format=torch.channels_last), unet.to(memory_format=torch.channels_last)
+    # Pixel (2i + a, 2j + b) of channel c becomes channel 4c + 2a + b at (i, j).
+    squares = torch.stack([x[:, :, a::2, b::2] for a in (0, 1) for b in (0, 1)], dim=2).flatten(1, 2)
+    eps, expected = unet(x, t), inner(squares.contiguous(), t)
+    for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        torch.testing.assert_close(eps[:, :, a::2, b::2], expected[:, 2 * a + b :: 4], rtol=1e-4, atol=1e-4)
+    assert unet.sample_shape == (3, 16, 16)
+    with pytest.raises(ValueError, match="divisible by 4, got 16x18"):
+        unet(torch.zeros(1, 3, 16, 18), torch.tensor([0]))
+
+
 def test_config_rebuilds_the_network_also_after_json():
     unet = randomised(UNet(**SMALL, dropout=0.25)).eval()
     again = UNet(**json.loads(json.dumps(unet.config)))
@@ -318,6 +336,8 @@ def test_build_denoiser_builds_what_the_config_says():
         ({"norm_groups": 32}, "norm_groups 32 must divide every level's channels, got 16"),
         ({"norm_groups": 32, "channel_mult": (2, 4)}, "norm_groups 32 must divide every level's channels, got 16"),
         ({"norm_groups": 0}, "norm_groups must be a positive integer"),
+        ({"patch": 0}, "patch must be a positive integer, got 0"),
+        ({"patch": 3}, "resolution 16 must be divisible by 6, because patch 3 divides it and channel_mult"),
         ({"channel_mult": ()}, "channel_mult must have at least one entry"),
         ({"channel_mult": (1, 0)}, "channel_mult must be a list of positive integers"),
         ({"channel_mult": 2}, "channel_mult must be a list of positive integers, got 2"),

@@ -21,7 +21,7 @@ from ddim.metrics import build_extractor, reference_statistics
 from ddim.metrics.measure import Measure
 from ddim.training.build import training_callbacks
 from ddim.training.callbacks import throughput as throughput_module
-from ddim.training.callbacks.averaging import WeightEma
+from ddim.training.callbacks.averaging import WeightEma, constant_decay, halflife_decay
 from ddim.training.callbacks.last_checkpoint import LastCheckpoint
 from ddim.training.callbacks.progress import TrainingProgress
 from ddim.training.callbacks.sample_grid import SampleGrid
@@ -179,13 +179,39 @@ class TestWeights:
             assert same(found, states[step], 1e-5), key
 
     def test_the_average_follows_every_nth_step_from_the_first_on(self, module_of, digits, tmp_path):
-        record, ema = RawWeights(), WeightEma(decay=DECAY, update_every_n_steps=2)
+        record, ema = RawWeights(), WeightEma(constant_decay(DECAY), update_every_n_steps=2)
         trainer_of(record, ema, limit_val_batches=0).fit(module_of(), digits)
         expected = record.raw[1]
         for step in (3, 5):
             expected = {name: DECAY * expected[name] + (1 - DECAY) * record.raw[step][name] for name in expected}
         assert ema._average_model is not None
         assert same(weights(ema._average_model.module), expected, 1e-5)
+
+    @pytest.mark.parametrize(("halflife", "ramp"), [(2.0, None), (100.0, 0.5)])
+    def test_a_half_life_is_counted_in_images(self, module_of, digits, tmp_path, halflife, ramp):
+        # Two updates: what is left of the first weights is the product of the decays of the later ones.
+        record, ema = RawWeights(), WeightEma(halflife_decay(halflife, ramp))
+        trainer_of(record, ema, limit_val_batches=0, max_steps=3).fit(module_of(), digits)
+        expected = record.raw[1]
+        for step in (2, 3):
+            length = halflife if ramp is None else min(halflife, ramp * (step - 1))
+            kept = 0.5 ** (1 / length)
+            expected = {name: kept * expected[name] + (1 - kept) * record.raw[step][name] for name in expected}
+        assert ema._average_model is not None
+        assert same(weights(ema._average_model.module), expected, 1e-5)
+
+    @pytest.mark.parametrize(("devices", "accumulated", "updates"), [(1, 1, 625), (4, 1, 156.25), (2, 8, 39.0625)])
+    def test_the_half_life_goes_with_all_images_of_a_step(
+        self, module_of, digits, tmp_path, monkeypatch, devices, accumulated, updates
+    ):
+        made = []
+        monkeypatch.setattr("ddim.training.build.halflife_decay", lambda *a: made.append(a) or constant_decay(0.5))
+        config = config_of()
+        config.cache_dir = str(tmp_path / "cache")
+        config.loader.batch_size, config.trainer["accumulate_grad_batches"] = 16, accumulated
+        config.callbacks.ema.halflife_images, config.callbacks.ema.ramp = 10_000, 0.1
+        training_callbacks(config, module_of(), digits, tmp_path, CPU, devices=devices)
+        assert made == [(updates, 0.1)]
 
     def test_the_order_without_which_this_fails(self, module_of, digits, tmp_path, monkeypatch):
         config = config_of()

@@ -16,7 +16,7 @@ from ddim.denoisers import UNet
 from ddim.diffusion import NoiseSchedule
 from ddim.errors import UserError
 from ddim.runs.signals import Stopped, StopRequest
-from ddim.training.callbacks.averaging import WeightEma
+from ddim.training.callbacks.averaging import WeightEma, constant_decay
 from ddim.training.callbacks.divergence import StopOnDivergence
 from ddim.training.callbacks.last_checkpoint import LastCheckpoint
 from ddim.training.callbacks.periodic import EveryNValidations
@@ -100,7 +100,7 @@ def fit(
         enable_model_summary=False,
         use_distributed_sampler=False,
         plugins=[AtomicCheckpointIO()],
-        callbacks=[*callbacks, WeightEma(decay=0.7), LastCheckpoint(last, every, stop)],
+        callbacks=[*callbacks, WeightEma(constant_decay(0.7)), LastCheckpoint(last, every, stop)],
     )
     trainer.fit(module or module_of(), digits, ckpt_path=last if resume else None, weights_only=True)
     return stored(folder)

@@ -379,3 +379,46 @@ def test_the_denoiser_is_asked_in_the_precision_of_its_weights():
     module = module_of(denoiser)
     out = module(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.long))
     assert out.dtype == denoiser.asked[0][0].dtype == torch.float64
+
+
+class TestPredictions:
+    @pytest.mark.parametrize("predicts", ["eps", "x0", "v"])
+    def test_the_module_is_eps_whatever_its_network_says(self, predicts):
+        denoiser = Recorder()
+        module = module_of(denoiser, predicts=predicts)
+        x, t = torch.randn(6, 1, 4, 4), torch.tensor([0, 10, 100, 400, 800, 999])
+        said = denoiser(x, t).double()
+        alpha_bar = SCHEDULE.alpha_bar[t].reshape(-1, 1, 1, 1)
+        signal, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        expected = {"eps": said, "x0": (x - signal * said) / sigma, "v": sigma * x + signal * said}[predicts]
+        torch.testing.assert_close(module(x, t).double(), expected, rtol=1e-4, atol=1e-4)
+
+    def test_training_minimises_the_error_of_v(self):
+        denoiser = Recorder()
+        module = module_of(denoiser, predicts="v")
+        image = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+        module.log = lambda *_, **__: None
+        torch.manual_seed(5)
+        loss = module.training_step({"image": image}, 0)
+        ((x_t, t),) = denoiser.asked
+        x_0, alpha_bar = image.double() / 127.5 - 1, SCHEDULE.alpha_bar[t].reshape(-1, 1, 1, 1)
+        eps = (x_t - alpha_bar.sqrt() * x_0) / (1 - alpha_bar).sqrt()
+        v = alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * x_0
+        predicted = 0.3 * x_t.double() + (t / 1000).reshape(-1, 1, 1, 1)
+        assert loss.item() == pytest.approx((predicted - v).square().mean().item(), rel=1e-3)
+
+    def test_timesteps_follow_the_law_that_is_named(self):
+        denoiser = Recorder()
+        module = module_of(denoiser, times="lognormal", times_options={"mean": -4.0, "std": 0.1})
+        module.log = lambda *_, **__: None
+        module.training_step({"image": torch.zeros(200, 1, 2, 2, dtype=torch.uint8)}, 0)
+        log_sigma = (0.5 * ((1 - SCHEDULE.alpha_bar) / SCHEDULE.alpha_bar).log())[denoiser.asked[0][1]]
+        assert (log_sigma + 4).abs().max() < 0.6
+
+    def test_a_rate_that_falls_to_the_end_of_training(self, tmp_path):
+        module = module_of(Recorder(), optimizer={"warmup_steps": 1, "schedule": "cosine"})
+        rates = EveryStep(lambda trainer, *_: trainer.optimizers[0].param_groups[0]["lr"])
+        fit(module, digits(tmp_path), 10, rates)
+        # Looked at after a step: of the step to come.
+        expected = [1e-3 * (1 + math.cos(math.pi * step / 9)) / 2 for step in range(10)]
+        assert rates.seen == pytest.approx(expected, abs=1e-9)

@@ -33,7 +33,7 @@ from ddim.findings.paper import TABLES, PaperTable
 from ddim.findings.parts import GRID
 from ddim.tracking.loggers import LoggerConfig, check_tags
 from ddim.training.precision import AUTO
-from ddim.training.settings import TrainConfig, check_monitor, sample_grid_point, training_grid
+from ddim.training.settings import TrainConfig, check_length, check_monitor, sample_grid_point, training_grid
 
 # What arguments of the Trainer may be, where they are plain values.
 PLAIN_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
@@ -74,11 +74,12 @@ def training_config(cfg: DictConfig) -> TrainConfig:
     """Check a composed `train` configuration. Raises `UserError` naming the first key that is wrong."""
     config = _typed(TrainConfig, cfg)
     check_tags("tags", config.tags)
-    for part in (config.loader, config.loss, config.optimizer, config.callbacks, config.logger):
+    for part in (config.loader, config.loss, config.objective, config.optimizer, config.callbacks, config.logger):
         part.check()
     check_monitor(config.callbacks)
     _check_seed(config.seed)
     _check_trainer(config.trainer)
+    check_length(config.optimizer, config.trainer)
     schedule = build_schedule(config.schedule)
     # Both are read only after hours of training otherwise.
     for point in config.sampler.points(schedule):

@@ -105,6 +105,7 @@ def _evaluate(cfg: DictConfig, directory: Path, stop: StopRequest) -> None:
         denoiser,
         evaluation.schedule,
         optimizer={},
+        predicts=opened.predicts,
         seed=config.seed,
         condition_of=_condition_of(denoiser, images),
         space=images.space,

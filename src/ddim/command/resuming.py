@@ -12,7 +12,8 @@ from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from ddim.command.config import PRECISIONS
-from ddim.denoisers.formats.own import HEADER, SPACE, check_resumable, read_checkpoint, read_config
+from ddim.denoisers.build import with_defaults
+from ddim.denoisers.formats.own import HEADER, OBJECTIVE, SPACE, check_resumable, read_checkpoint, read_config
 from ddim.errors import UserError
 from ddim.runs.layout import LAST, OVERRIDES_FILE
 from ddim.runs.locate import kept_config
@@ -59,7 +60,9 @@ def check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> Mapp
     contents = read_checkpoint(checkpoint)
     check_resumable(contents, checkpoint)
     stored = read_config(contents, checkpoint)
-    for group in ("denoiser", "schedule"):
+    stored["denoiser"] = with_defaults(stored["denoiser"])
+    description = {OBJECTIVE: {"predicts": "eps"}, **description}
+    for group in ("denoiser", "schedule", OBJECTIVE):
         for key in sorted({*stored[group], *description[group]}, key=lambda key: (key != "name", key)):
             then, now = stored[group].get(key), description[group].get(key)
             of_the_data = key == "shape" and now is None

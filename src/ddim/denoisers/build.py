@@ -163,6 +163,18 @@ def check_shape(denoiser: nn.Module, sample_shape: Sequence[int], dataset: str) 
     raise UserError(f"denoiser takes samples of {takes}, dataset {dataset} has {has}; they must be the same.")
 
 
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the arguments that were added to its network after it was written."""
+    network = DENOISERS.get(str(config.get("name")))
+    parameters = {} if network is None else inspect.signature(network).parameters
+    absent = {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if name not in config and parameter.default not in (inspect.Parameter.empty, None)
+    }
+    return {**absent, **config}
+
+
 def build_denoiser(config: Mapping[str, Any]) -> nn.Module:
     """Build a denoiser from its configuration: ``name``, one of DENOISERS, and that network's keyword arguments.
 

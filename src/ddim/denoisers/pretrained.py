@@ -67,13 +67,14 @@ def load_denoiser(source: str | Path, weights: str = "ema", device: str | torch.
         device: where the denoiser goes.
 
     Returns:
-        The float32 denoiser in eval mode.
+        The float32 denoiser in eval mode: (x, t) -> eps, whatever the network predicts.
 
     Raises:
         ValueError: ``weights`` is neither "ema" nor "raw".
         UserError: there is no such source, it is not an intact checkpoint of a known kind, or it has no such weights.
     """
-    return open_pretrained(source).build(weights, device)
+    opened = open_pretrained(source)
+    return opened.denoiser_of(opened.build(weights, device))
 
 
 def _open_directory(path: Path) -> Pretrained:

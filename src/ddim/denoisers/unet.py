@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddim.denoisers.layers import DownLevel, GroupNormSiLU, Middle, TimeEmbedding, UpLevel, conv3x3
@@ -22,18 +23,21 @@ class UNet(nn.Module):
     Args:
         in_channels: channels of x.
         out_channels: channels of the output; ``in_channels`` if None.
-        resolution: height and width of the images trained on; divisible by ``2 ** (len(channel_mult) - 1)``.
+        resolution: height and width of the images trained on; divisible by ``patch * 2 ** (len(channel_mult) - 1)``.
         base_channels: channels after the first convolution, even and at least 4.
         channel_mult: channels of each level as multiples of ``base_channels``; one level per entry, each at half the
             resolution of the one before.
         num_res_blocks: residual blocks per level on the way down; the way up has one more.
-        attention_resolutions: attention follows every residual block of the levels that have one of these resolutions
-            (those that no level has are without effect). The middle always has attention.
+        attention_resolutions: attention follows every residual block of the levels whose feature maps have one of these
+            sides (those that no level has are without effect). The middle always has attention.
         dropout: probability in [0, 1) inside each residual block.
         norm_groups: groups of every normalisation; divides ``base_channels * m`` for every m in ``channel_mult``.
         num_classes: K, the number of classes that samples may be conditioned on; None makes an unconditional network.
             An embedding of the class is added to that of the timestep (Dhariwal & Nichol 2021).
         null_class: whether the embedding has one more row, the K-th, which stands for no class (Ho & Salimans 2022).
+        patch: side of the squares of pixels that become channels before the first convolution and pixels again after
+            the last one; divides ``resolution``, and ``resolution / patch`` is what the levels start from. 2 takes a
+            quarter of the work.
 
     Raises:
         ValueError: an argument is out of range or does not fit the others; the message names it.
@@ -55,6 +59,7 @@ class UNet(nn.Module):
         norm_groups: int = 32,
         num_classes: int | None = None,
         null_class: bool = True,
+        patch: int = 1,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -69,19 +74,21 @@ class UNet(nn.Module):
             "norm_groups": norm_groups,
             "num_classes": num_classes,
             "null_class": null_class,
+            "patch": patch,
         }
         """Plain values that rebuild this architecture: ``UNet(**unet.config)``."""
         _check_config(self.config)
 
         widths = [base_channels * m for m in self.config["channel_mult"]]
-        attention = [resolution >> level in self.config["attention_resolutions"] for level in range(len(widths))]
-        self.downsampling = 2 ** (len(widths) - 1)
+        size = resolution // patch
+        attention = [size >> level in self.config["attention_resolutions"] for level in range(len(widths))]
+        self.downsampling = patch * 2 ** (len(widths) - 1)
         options = {"time_features": 4 * base_channels, "dropout": dropout, "norm_groups": norm_groups}
 
         self.time_embedding = TimeEmbedding(base_channels, 4 * base_channels)
         if num_classes is not None:
             self.class_embedding = nn.Embedding(num_classes + null_class, 4 * base_channels)
-        self.conv_in = conv3x3(in_channels, base_channels)
+        self.conv_in = conv3x3(in_channels * patch**2, base_channels)
 
         self.down = nn.ModuleList()
         last = len(widths) - 1
@@ -97,7 +104,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(reversed(_way_up(widths, skips, num_res_blocks + 1, attention, options)))
 
         self.norm_out = GroupNormSiLU(norm_groups, widths[0])
-        self.conv_out = conv3x3(widths[0], self.config["out_channels"], zero=True)
+        self.conv_out = conv3x3(widths[0], self.config["out_channels"] * patch**2, zero=True)
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
@@ -138,7 +145,7 @@ class UNet(nn.Module):
         # What autocast may compute in less is everything between the two ends. x and eps themselves are not rounded: an
         # error in eps is carried into every later step, and rounding it was most of bfloat16's effect on the images.
         with torch.autocast(x.device.type, enabled=False):
-            x = self.conv_in(x.to(self.conv_in.weight.dtype))
+            x = self.conv_in(_unshuffled(x.to(self.conv_in.weight.dtype), self.config["patch"]))
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         skips = [x]
@@ -149,7 +156,8 @@ class UNet(nn.Module):
         for up in reversed(self.up):
             x = up(x, skips, time)
         with torch.autocast(x.device.type, enabled=False):
-            return self.conv_out(self.norm_out(x.to(self.conv_out.weight.dtype)))
+            x = self.conv_out(self.norm_out(x.to(self.conv_out.weight.dtype)))
+            return x if self.config["patch"] == 1 else F.pixel_shuffle(x, self.config["patch"])
 
     def _embedded(self, condition: Tensor | None, t: Tensor) -> Tensor | None:
         """The embedding (N, 4 base_channels) of the classes (N,); None in an unconditional network."""
@@ -195,6 +203,15 @@ def _way_up(
     return up
 
 
+def _unshuffled(x: Tensor, patch: int) -> Tensor:
+    """(N, C, H, W) -> (N, C patch^2, H / patch, W / patch), in channels-last where x is."""
+    if patch == 1:
+        return x
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    x = F.pixel_unshuffle(x, patch)
+    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+
+
 def _list_of_ints(name: str, values: Sequence[int]) -> list[int]:
     if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
         raise ValueError(f"{name} must be a list of positive integers, got {values!r}")
@@ -210,7 +227,15 @@ def _is_positive_int(value: Any) -> bool:
 
 
 def _check_config(config: Mapping[str, Any]) -> None:
-    for name in ("in_channels", "out_channels", "resolution", "base_channels", "num_res_blocks", "norm_groups"):
+    for name in (
+        "in_channels",
+        "out_channels",
+        "resolution",
+        "base_channels",
+        "num_res_blocks",
+        "norm_groups",
+        "patch",
+    ):
         if not _is_positive_int(config[name]):
             raise ValueError(f"{name} must be a positive integer, got {config[name]!r}")
     if config["num_classes"] is not None and not _is_positive_int(config["num_classes"]):
@@ -222,11 +247,12 @@ def _check_config(config: Mapping[str, Any]) -> None:
         raise ValueError(f"dropout must be a number in [0, 1), got {dropout!r}")
     if not config["channel_mult"]:
         raise ValueError("channel_mult must have at least one entry, got an empty list")
-    factor = 2 ** (len(config["channel_mult"]) - 1)
-    if config["resolution"] % factor:
+    halvings, patch = len(config["channel_mult"]) - 1, config["patch"]
+    if config["resolution"] % (patch * 2**halvings):
+        patched = f"patch {patch} divides it and " if patch > 1 else ""
         raise ValueError(
-            f"resolution {config['resolution']} must be divisible by {factor}, "
-            f"because channel_mult {config['channel_mult']} halves it {len(config['channel_mult']) - 1} times"
+            f"resolution {config['resolution']} must be divisible by {patch * 2**halvings}, "
+            f"because {patched}channel_mult {config['channel_mult']} halves it {halvings} times"
         )
     if base % 2 or base < 4:
         raise ValueError(f"base_channels must be even and at least 4 for the time embedding, got {base}")

@@ -4,7 +4,7 @@ It depends on torch alone and does not know what x is: any tensor (N, ...) will 
 """
 
 from ddim.diffusion.noise import STREAMS, NoiseSource, slerp
-from ddim.diffusion.objectives import WEIGHTINGS, loss_weights, simple_loss
+from ddim.diffusion.objectives import PREDICTIONS, TIMES, WEIGHTINGS, as_eps, denoising_loss, loss_weights, simple_loss
 from ddim.diffusion.process import eps_from_v, eps_from_x0, predict_x0, q_sample, v_from_eps, x0_from_v
 from ddim.diffusion.samplers.base import Denoiser, Noise, StepState
 from ddim.diffusion.samplers.encoding import encode
@@ -19,10 +19,12 @@ __all__ = [
     "BUILT_IN",
     "ETA_SCHEDULES",
     "OPTIONS",
+    "PREDICTIONS",
     "SAMPLERS",
     "SCHEDULES",
     "SPACINGS",
     "STREAMS",
+    "TIMES",
     "VARIANCES",
     "WEIGHTINGS",
     "Denoiser",
@@ -32,6 +34,8 @@ __all__ = [
     "Sampler",
     "StepCoefficients",
     "StepState",
+    "as_eps",
+    "denoising_loss",
     "encode",
     "eps_from_v",
     "eps_from_x0",

@@ -22,7 +22,8 @@ SUPPLIED = ("dataset", "denoiser", "schedule")
 # The folders of conf/.
 GROUPS = (
     *SUPPLIED,
-    *("sampler", "optimizer", "evaluation", "trainer", "logger", "callbacks", "recipe", "experiment", "debug", "table"),
+    *("sampler", "objective", "optimizer", "evaluation", "trainer", "logger", "callbacks", "recipe", "experiment"),
+    *("debug", "table"),
 )
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from ddim.data import ImageDataModule, Space
 from ddim.data.build import load_data
 from ddim.denoisers.build import check_conditions, described, new_denoiser, takes_condition
-from ddim.denoisers.formats.own import SPACE
+from ddim.denoisers.formats.own import OBJECTIVE, SPACE
 from ddim.diffusion import NoiseSchedule
 from ddim.diffusion.schedule import build_schedule
 from ddim.display.progress import track
@@ -25,7 +25,7 @@ from ddim.metrics.measure import build_measure, load_extractor
 from ddim.runs.layout import BEST, LAST
 from ddim.runs.signals import StopRequest
 from ddim.tracking.loggers import build_loggers
-from ddim.training.callbacks.averaging import WeightEma
+from ddim.training.callbacks.averaging import WeightEma, constant_decay, halflife_decay
 from ddim.training.callbacks.best_checkpoint import BestCheckpoint
 from ddim.training.callbacks.divergence import StopOnDivergence
 from ddim.training.callbacks.last_checkpoint import LastCheckpoint
@@ -35,7 +35,7 @@ from ddim.training.callbacks.stopping import SignalHandlers
 from ddim.training.callbacks.throughput import Throughput
 from ddim.training.callbacks.training_evaluation import TrainingEvaluation
 from ddim.training.module import DenoisingModule
-from ddim.training.settings import TrainConfig, sample_grid_point, training_grid
+from ddim.training.settings import EmaConfig, TrainConfig, sample_grid_point, training_grid
 from ddim.training.trainer import attach
 
 
@@ -72,6 +72,8 @@ def stored_description(
         "denoiser": network,
         "schedule": config.schedule,
     }
+    if config.objective.predicts != "eps":
+        description[OBJECTIVE] = {"predicts": config.objective.predicts}
     stated = None if space is None else space.stated()
     return description if stated is None else {**description, SPACE: stated}
 
@@ -114,7 +116,10 @@ def build_training(
     module = DenoisingModule(
         denoiser,
         build_schedule(config.schedule),
-        optimizer=asdict(config.optimizer),
+        optimizer=config.optimizer.with_images_per_step(images_per_step(config, trainer.world_size)),
+        predicts=config.objective.predicts,
+        times=config.objective.times,
+        times_options=config.objective.times_options,
         weighting=config.loss.weighting,
         seed=config.seed,
         config=stored_description(config, denoiser, images.space)
@@ -123,7 +128,8 @@ def build_training(
         condition_of=images.condition_of if conditional else None,
         space=images.space,
     )
-    built = training_callbacks(config, module, images, directory, trainer.strategy.root_device, stop)
+    here = trainer.strategy.root_device
+    built = training_callbacks(config, module, images, directory, here, stop, devices=trainer.world_size)
     loggers = build_loggers(
         config.logger,
         directory,
@@ -132,6 +138,18 @@ def build_training(
     )
     attach(trainer, [*callbacks, *built], loggers)
     return Training(trainer, module, images)
+
+
+def images_per_step(config: TrainConfig, devices: int) -> int:
+    """Images that an optimizer step sees, over all devices and accumulated batches."""
+    return config.loader.batch_size * devices * (config.trainer.get("accumulate_grad_batches") or 1)
+
+
+def _ema(ema: EmaConfig, images: int) -> WeightEma:
+    if ema.halflife_images is None:
+        return WeightEma(constant_decay(ema.decay), ema.update_every_n_steps)
+    every = ema.update_every_n_steps
+    return WeightEma(halflife_decay(ema.halflife_images / images / every, ema.ramp), every)
 
 
 def _count(module: DenoisingModule) -> int:
@@ -145,6 +163,8 @@ def training_callbacks(
     directory: Path,
     device: torch.device,
     stop: StopRequest | None = None,
+    *,
+    devices: int = 1,
 ) -> list[Callback]:
     """In the order that matters: what samples must run before the EMA callback swaps the raw weights back."""
     part = config.callbacks
@@ -166,7 +186,7 @@ def training_callbacks(
     if part.evaluation.enabled:
         callbacks.append(_training_evaluation(config, module.schedule, images, device))
     if part.ema.enabled:
-        callbacks.append(WeightEma(decay=part.ema.decay, update_every_n_steps=part.ema.update_every_n_steps))
+        callbacks.append(_ema(part.ema, images_per_step(config, devices)))
     if part.checkpoint.monitor is not None:
         callbacks.append(
             BestCheckpoint(

@@ -1,4 +1,4 @@
-"""The LightningModule: a denoiser, a noise schedule, the ε-loss and the optimizer. Nothing else has parameters here,
+"""The LightningModule: a denoiser, a noise schedule, the loss and the optimizer. Nothing else has parameters here,
 so that weight averaging, which copies the whole module, copies only the denoiser."""
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from ddim.data import Space, to_model_space
 from ddim.denoisers.build import null_condition, takes_condition
 from ddim.denoisers.formats.own import HEADER, describe
-from ddim.diffusion import Denoiser, NoiseSchedule, NoiseSource, simple_loss
+from ddim.diffusion import TIMES, Denoiser, NoiseSchedule, NoiseSource, as_eps, denoising_loss, simple_loss
+from ddim.training.rates import LIMITED, learning_rate
 
 # Validation noise does not depend on the run's seed: its losses are comparable between runs.
 VALIDATION_SEED = 0
@@ -25,9 +26,12 @@ class DenoisingModule(pl.LightningModule):
     """ε_θ with its training objective.
 
     Args:
-        denoiser: `(x (N, ...), t (N,)) -> eps`, a conditional one with the condition (N, ...) as a third argument.
+        denoiser: `(x (N, ...), t (N,))` -> what it predicts, a conditional one with the condition (N, ...) as a third
+            argument.
         schedule: the noise schedule the denoiser is trained on.
-        optimizer: `{name, lr, betas, weight_decay, warmup_steps}`.
+        optimizer: `{name, lr, betas, weight_decay, warmup_steps, ...}`, see `ddim.training.rates`.
+        predicts: one of `ddim.diffusion.PREDICTIONS`; the module itself is `(x, t) -> eps` whatever it is.
+        times: of `ddim.diffusion.TIMES`, where training's timesteps come from; `times_options` are its own parameters.
         weighting: of the loss over timesteps, see `ddim.diffusion.loss_weights`.
         seed: noise, timesteps and dropout of a training step are a function of (seed, number of the batch, rank).
         config: `{dataset, denoiser, schedule}` as plain data; saved with the weights.
@@ -44,6 +48,9 @@ class DenoisingModule(pl.LightningModule):
         schedule: NoiseSchedule,
         *,
         optimizer: Mapping[str, Any],
+        predicts: str = "eps",
+        times: str = "uniform",
+        times_options: Mapping[str, Any] | None = None,
         weighting: str = "simple",
         seed: int = 0,
         config: Mapping[str, Any] | None = None,
@@ -55,8 +62,12 @@ class DenoisingModule(pl.LightningModule):
         self.denoiser = denoiser.to(memory_format=torch.channels_last)
         self.schedule = schedule
         self.optimizer_config = dict(optimizer)
+        self.predicts = predicts
+        self.times = times
+        self.times_options = dict(times_options or {})
         self.weighting = weighting
         self.seed = seed
+        self._eps = as_eps(self._predicted, predicts, schedule)
         self.config = dict(config or {})
         self.label_dropout = label_dropout
         self.condition_of = condition_of
@@ -66,6 +77,9 @@ class DenoisingModule(pl.LightningModule):
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """ε_θ(x_t, t) for any floating x; computed in the precision the weights are in."""
+        return self._eps(x, t) if condition is None else self._eps(x, t, condition)
+
+    def _predicted(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         weights = next(self.denoiser.parameters())
         layout = torch.channels_last if x.ndim == 4 else torch.preserve_format
         x = x.to(weights.dtype, memory_format=layout)
@@ -80,24 +94,29 @@ class DenoisingModule(pl.LightningModule):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         x_0 = self.to_model(batch["image"])
-        t = torch.randint(self.schedule.num_timesteps, (len(x_0),), device=x_0.device)
+        t = TIMES[self.times](len(x_0), self.schedule, **self.times_options).to(x_0.device)
         noise = torch.randn_like(x_0)
-        denoiser = self._conditioned(batch, self.label_dropout)
-        loss = simple_loss(denoiser, x_0, t, noise, self.schedule, weighting=self.weighting).mean()
+        network = self._conditioned(self._predicted, batch, self.label_dropout)
+        losses = denoising_loss(
+            *(network, x_0, t, noise, self.schedule), predicts=self.predicts, weighting=self.weighting
+        )
+        loss = losses.mean()
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def _conditioned(self, batch: Mapping[str, Tensor], dropout: float = 0.0) -> Denoiser:
-        """(x, t) -> eps of the images of a batch, with their conditions where the network takes any."""
+    def _conditioned(
+        self, network: Callable[..., Tensor], batch: Mapping[str, Tensor], dropout: float = 0.0
+    ) -> Denoiser:
+        """(x, t) -> what `network` says of the images of a batch, with their conditions where it takes any."""
         condition = batch.get("condition") if takes_condition(self.denoiser) else None
         if condition is None:
-            return self
+            return network
         null = null_condition(self.denoiser)
         if dropout and null is not None:
             # From the generator that this step has seeded, after everything that an unconditional network draws.
             dropped = torch.rand(len(condition), device=condition.device) < dropout
             condition = torch.where(dropped.view(-1, *[1] * null.ndim), null.to(condition.device), condition)
-        return lambda x, t: self(x, t, condition)
+        return lambda x, t: network(x, t, condition)
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         self._held_out_step(batch)
@@ -112,13 +131,13 @@ class DenoisingModule(pl.LightningModule):
         self._log_held_out("test")
 
     def _held_out_step(self, batch: Mapping[str, Tensor]) -> None:
-        """Loss with the noise and the timestep fixed by the image's index."""
+        """L_simple, whatever is minimised, with the noise and the timestep fixed by the image's index."""
         x_0, index = self.to_model(batch["image"]), batch["index"]
         num_timesteps = self.schedule.num_timesteps
         # In float64 on the CPU: some accelerators have none, and the timesteps must be the same everywhere.
         t = ((index.cpu().double() + 0.5) * GOLDEN_RATIO % 1 * num_timesteps).long()
         noise = NoiseSource(VALIDATION_SEED).normal("validation", index, 0, x_0.shape[1:], x_0.device)
-        loss = simple_loss(self._conditioned(batch), x_0, t.to(x_0.device), noise, self.schedule)
+        loss = simple_loss(self._conditioned(self, batch), x_0, t.to(x_0.device), noise, self.schedule)
         entries = torch.stack([loss.float().cpu(), torch.ones(len(loss))], dim=1)
         self._quartiles.index_add_(0, t * 4 // num_timesteps, entries)
 
@@ -145,9 +164,16 @@ class DenoisingModule(pl.LightningModule):
             weight_decay=config["weight_decay"],
             fused=self._fused,
         )
-        warmup = max(1, config["warmup_steps"])
-        scheduler = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
+        scheduler = LambdaLR(optimizer, learning_rate(config, self._optimizer_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def _optimizer_steps(self) -> int | None:
+        """How many there will be; None where nothing but the time or the user ends training, or nobody asks."""
+        if self._trainer is None or self.optimizer_config.get("schedule") not in LIMITED:
+            return None
+        steps = self.trainer.estimated_stepping_batches
+        return int(steps) if 0 < steps < float("inf") else None
 
     @property
     def _fused(self) -> bool | None:

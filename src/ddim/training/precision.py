@@ -11,9 +11,9 @@ import torch
 AUTO = "auto"
 FULL = "32-true"
 MIXED = "bf16-mixed"
-# Side of the images times channels at full resolution. Below it a CPU spends its time between the matrix products, and
-# bfloat16 is slower: measured over widths 32 to 128 and sides 8 to 32, see docs/performance.md.
-LEAST_WORK_ON_CPU = 1024
+# Side of the feature maps of the first level times their channels. Below it a CPU spends its time between the matrix
+# products, and bfloat16 is slower: measured over widths 32 to 128 and sides 8 to 32, see docs/performance.md.
+LEAST_WORK_ON_CPU = 768
 
 
 def with_precision(trainer: Mapping[str, Any], denoiser: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,6 +35,8 @@ def with_precision(trainer: Mapping[str, Any], denoiser: Mapping[str, Any]) -> d
     sizes = [denoiser.get(key) for key in ("resolution", "base_channels")]
     # What is no number is refused by name where the network is built.
     work = math.prod(size if isinstance(size, int) else 0 for size in sizes)
+    patch = denoiser.get("patch", 1)
+    work //= patch if isinstance(patch, int) and patch > 0 else 1
     pays = fast is not None and fast() and (device != "cpu" or work >= LEAST_WORK_ON_CPU)
     return {**trainer, "precision": MIXED if pays else FULL}
 

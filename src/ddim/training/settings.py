@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ddim.data.build import LoaderConfig
-from ddim.diffusion import WEIGHTINGS, NoiseSchedule
+from ddim.diffusion import PREDICTIONS, TIMES, WEIGHTINGS, NoiseSchedule
 from ddim.diffusion.grid import GridPoint, SamplerConfig
 from ddim.errors import UserError, at_least, one_of, some_of
 from ddim.findings.columns import MONITORED
 from ddim.metrics import FEATURES, MEASURES, METRICS
 from ddim.tracking.loggers import LoggerConfig
+from ddim.training.rates import LIMITED, RATES
 
 OPTIMIZERS = ("adam", "adamw")
 
@@ -33,6 +35,36 @@ class LossConfig:
 
 
 @dataclass
+class ObjectiveConfig:
+    """What the network learns to say, and at which noise levels; kept in the checkpoint, absent of those before it.
+
+    Attributes:
+        predicts: one of PREDICTIONS: the noise, the data, or sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) data.
+        times: where training's timesteps come from, one of TIMES.
+        times_mean: of ln sigma for lognormal, sigma = sqrt((1 - alpha_bar) / alpha_bar).
+        times_std: of ln sigma for lognormal.
+    """
+
+    predicts: str = "eps"
+    times: str = "uniform"
+    times_mean: float = -1.2
+    times_std: float = 1.2
+
+    def check(self) -> None:
+        one_of("objective.predicts", self.predicts, PREDICTIONS)
+        one_of("objective.times", self.times, TIMES)
+        if not math.isfinite(self.times_mean):
+            raise UserError(f"objective.times_mean={self.times_mean} must be a finite number.")
+        if not (math.isfinite(self.times_std) and self.times_std > 0):
+            raise UserError(f"objective.times_std={self.times_std} must be a positive number.")
+
+    @property
+    def times_options(self) -> dict[str, float]:
+        """Parameters of the function of TIMES."""
+        return {"mean": self.times_mean, "std": self.times_std} if self.times == "lognormal" else {}
+
+
+@dataclass
 class OptimizerConfig:
     """How the weights follow the gradient.
 
@@ -42,6 +74,8 @@ class OptimizerConfig:
         betas (two numbers in [0, 1)): decay of Adam's running averages.
         weight_decay: L2 penalty for adam, decoupled decay for adamw.
         warmup_steps: steps over which the learning rate rises linearly.
+        warmup_images: images seen meanwhile, in place of `warmup_steps`: goes with any batch size; null leaves it.
+        schedule: of the learning rate after the warm-up, one of RATES.
     """
 
     name: str = "adam"
@@ -49,6 +83,8 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     warmup_steps: int = 5000
+    warmup_images: int | None = None
+    schedule: str = "constant"
 
     def check(self) -> None:
         one_of("optimizer.name", self.name, OPTIMIZERS)
@@ -59,6 +95,16 @@ class OptimizerConfig:
         if not self.weight_decay >= 0:
             raise UserError(f"optimizer.weight_decay={self.weight_decay} must not be negative.")
         at_least("optimizer.warmup_steps", self.warmup_steps, 0)
+        if self.warmup_images is not None:
+            at_least("optimizer.warmup_images", self.warmup_images, 0)
+        one_of("optimizer.schedule", self.schedule, RATES)
+
+    def with_images_per_step(self, images: int) -> dict[str, Any]:
+        """What `DenoisingModule` takes, where a step sees so many images."""
+        warmup = self.warmup_steps if self.warmup_images is None else math.ceil(self.warmup_images / images)
+        plain = asdict(self)
+        del plain["warmup_images"]
+        return {**plain, "warmup_steps": warmup}
 
 
 @dataclass
@@ -68,16 +114,26 @@ class EmaConfig:
     Attributes:
         enabled: false trains and samples the raw weights alone.
         decay (number in [0, 1)): of the exponential moving average.
+        halflife_images: images seen in which a weight's share in the average halves, in place of `decay`: goes with any
+            batch size; null leaves it.
+        ramp (positive number): the half-life is at most this share of the images seen so far, so that the first weights
+            are soon forgotten; only with `halflife_images`; null has none.
         update_every_n_steps: steps between updates of the average.
     """
 
     enabled: bool = True
     decay: float = 0.9999
+    halflife_images: int | None = None
+    ramp: float | None = 0.05
     update_every_n_steps: int = 1
 
     def check(self) -> None:
         if not 0 <= self.decay < 1:
             raise UserError(f"callbacks.ema.decay={self.decay} must lie in [0, 1).")
+        if self.halflife_images is not None:
+            at_least("callbacks.ema.halflife_images", self.halflife_images, 1)
+        if self.ramp is not None and not (math.isfinite(self.ramp) and self.ramp > 0):
+            raise UserError(f"callbacks.ema.ramp={self.ramp} must be a positive number, or null for none.")
         at_least("callbacks.ema.update_every_n_steps", self.update_every_n_steps, 1)
 
 
@@ -191,6 +247,7 @@ class TrainConfig:
     cache_dir: str = "cache"
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
@@ -212,6 +269,15 @@ def check_monitor(callbacks: CallbacksConfig) -> None:
         raise UserError(
             f"callbacks.checkpoint.monitor={monitor} needs callbacks.evaluation.every_n_validations=1, "
             f"not {part.every_n_validations}: the best checkpoint is chosen at every validation."
+        )
+
+
+def check_length(optimizer: OptimizerConfig, trainer: Mapping[str, Any]) -> None:
+    """A learning rate that falls to the end of training needs one."""
+    ends = any((trainer.get(key) or -1) > 0 for key in ("max_steps", "max_epochs"))
+    if optimizer.schedule in LIMITED and not ends:
+        raise UserError(
+            f"optimizer.schedule={optimizer.schedule} needs to know the length of training; give trainer.max_steps=N."
         )
 
 

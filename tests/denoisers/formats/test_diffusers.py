@@ -329,7 +329,7 @@ def test_schedules_have_the_alpha_bar_of_diffusers(tmp_path, theirs, ours):
             {"_class_name": "ScoreSdeVeScheduler"},
             "_class_name is 'ScoreSdeVeScheduler' instead of one of DDIMScheduler",
         ),
-        ({"prediction_type": "v_prediction"}, "prediction_type is 'v_prediction' instead of 'epsilon'"),
+        ({"prediction_type": "flow"}, "prediction_type is .flow. instead of one of epsilon, sample, v_prediction"),
         ({"trained_betas": [0.1, 0.2]}, "trained_betas is a list of numbers instead of a named beta_schedule"),
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr is True instead of False"),
         (

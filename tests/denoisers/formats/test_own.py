@@ -15,6 +15,7 @@ import torch
 from ddim.denoisers import UNet
 from ddim.denoisers.formats.own import read_checkpoint
 from ddim.denoisers.pretrained import load_denoiser, open_pretrained
+from ddim.diffusion import NoiseSchedule
 from ddim.errors import UserError
 from ddim.runs.locate import find_checkpoint
 
@@ -90,6 +91,35 @@ def test_ema_and_raw_weights_are_told_apart(run_directory, weights, seed, kind):
     assert all(not parameter.is_meta and parameter.requires_grad for parameter in unet.parameters())
     assert unet.config == random_unet(0).config
     assert torch.equal(output(unet), output(random_unet(seed)))
+
+
+@pytest.mark.parametrize("predicts", ["eps", "x0", "v"])
+def test_load_denoiser_gives_eps_whatever_the_network_predicts(tmp_path, predicts):
+    contents = checkpoint(state=random_unet(4))
+    contents["ddim"]["config"]["objective"] = {"predicts": predicts}
+    torch.save(contents, tmp_path / "a.ckpt")
+    opened = open_pretrained(tmp_path / "a.ckpt")
+    assert opened.predicts == predicts
+    x, t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 700])
+    with torch.inference_mode():
+        said, eps = random_unet(4)(x, t), load_denoiser(tmp_path / "a.ckpt", "raw")(x, t)
+    alpha_bar = NoiseSchedule.linear().alpha_bar[t].float().reshape(-1, 1, 1, 1)
+    signal, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    expected = {"eps": said, "x0": (x - signal * said) / sigma, "v": sigma * x + signal * said}[predicts]
+    torch.testing.assert_close(eps, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_checkpoint_that_says_nothing_predicts_the_noise(run_directory):
+    assert open_pretrained(run_directory).predicts == "eps"
+
+
+@pytest.mark.parametrize("objective", [{"predicts": "score"}, {}, "v", {"predicts": ["v"]}])
+def test_an_objective_that_is_none_is_refused(tmp_path, objective):
+    contents = checkpoint(state=random_unet(4))
+    contents["ddim"]["config"]["objective"] = objective
+    torch.save(contents, tmp_path / "a.ckpt")
+    with pytest.raises(UserError, match=r"a\.ckpt states objective\.predicts=.*; known are eps, x0, v"):
+        open_pretrained(tmp_path / "a.ckpt")
 
 
 def test_ema_is_the_default(run_directory):

@@ -11,10 +11,34 @@ from torch import Tensor, nn
 
 from ddim.denoisers.formats.weights import check_fit, network_of
 from ddim.denoisers.unet import UNet
+from ddim.diffusion import NoiseSchedule, as_eps
+from ddim.diffusion.schedule import build_schedule
 from ddim.errors import UserError
 
 WEIGHTS = ("ema", "raw")
 UNSTATED = "unstated"
+
+
+class EpsDenoiser(nn.Module):
+    """A network that predicts something else, as (x, t) -> eps; see `ddim.diffusion.as_eps`."""
+
+    def __init__(self, network: nn.Module, predicts: str, schedule: NoiseSchedule) -> None:
+        super().__init__()
+        self.network = network
+        self._eps = as_eps(network, predicts, schedule)
+
+    @property
+    def config(self) -> Any:
+        """The network's own."""
+        return self.network.config
+
+    @property
+    def sample_shape(self) -> Any:
+        """The network's own."""
+        return self.network.sample_shape
+
+    def forward(self, x: Tensor, t: Tensor, *arguments: Any) -> Tensor:
+        return self._eps(x, t, *arguments)
 
 
 @dataclass(frozen=True)
@@ -26,7 +50,8 @@ class Pretrained:
     `schedule` ({"name": ..., parameters}) and `dataset` are None where the file does not state them. `states` maps
     "ema", "raw" or "unstated" (the file holds one set of weights and does not say which) to a state dict in the names
     of our network. `condition` says what the conditions of a conditional network mean, such as {"classes": [names]};
-    None where the file does not say. `space` says how data that are no images were standardised.
+    None where the file does not say. `space` says how data that are no images were standardised. `predicts` is what the
+    network says, one of PREDICTIONS.
     """
 
     origin: str
@@ -37,6 +62,7 @@ class Pretrained:
     states: Mapping[str, Mapping[str, Tensor]] = field(repr=False)
     condition: dict[str, Any] | None = None
     space: dict[str, Any] | None = None
+    predicts: str = "eps"
 
     def select(self, weights: str = "ema", key: str = "weights") -> str:
         """The key of `states` to use where "ema" or "raw" weights are asked for.
@@ -70,7 +96,7 @@ class Pretrained:
         device: str | torch.device = "cpu",
         denoiser: Mapping[str, Any] | None = None,
     ) -> nn.Module:
-        """The denoiser in float32 and eval mode, which may share memory with `states`.
+        """The network, (x, t) -> what it `predicts`, in float32 and eval mode; may share memory with `states`.
 
         Args:
             weights: "ema" or "raw".
@@ -90,3 +116,9 @@ class Pretrained:
         else:
             network.load_state_dict(state)
         return network.to(device).eval()
+
+    def denoiser_of(self, network: nn.Module) -> nn.Module:
+        """(x, t) -> eps of the network, whatever it predicts, on the schedule that is stated or else DDPM's."""
+        if self.predicts == "eps":
+            return network
+        return EpsDenoiser(network, self.predicts, build_schedule(self.schedule or {"name": "linear"}))

@@ -15,6 +15,7 @@ from ddim.denoisers.formats.diffusers_config import (
     OUR_WEIGHTS_KEY,
     UNET_CLASS,
     denoiser_config,
+    prediction,
     schedule_config,
 )
 from ddim.denoisers.formats.torch_file import printable, read_torch_file, reason_of
@@ -62,8 +63,11 @@ def from_diffusers(directory: Path, origin: str) -> Pretrained:
     if configs[0] != configs[-1]:
         raise UserError(f"{origin} holds two different networks, {EMA_MODEL} and {MODEL}; give one of the two folders")
     schedules = [directory / name for name in SCHEDULER_CONFIGS if (directory / name).is_file()]
-    schedule = schedule_config(_read_json(schedules[0], origin), origin) if schedules else None
-    return Pretrained(origin, "diffusers", configs[0], schedule, None, states)
+    if not schedules:
+        return Pretrained(origin, "diffusers", configs[0], None, None, states)
+    given = _read_json(schedules[0], origin)
+    schedule = schedule_config(given, origin)
+    return Pretrained(origin, "diffusers", configs[0], schedule, None, states, predicts=prediction(given))
 
 
 def _label(given: dict[str, Any]) -> str:

@@ -73,6 +73,7 @@ EMA_KEYS = (
 # Written by our export and ignored by diffusers, as all keys with an underscore.
 OUR_WEIGHTS_KEY = "_ddim_weights"
 OUR_SCHEDULE_KEY = "_ddim_schedule"
+OUR_PATCH_KEY = "_ddim_patch"
 SCHEDULER_DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
@@ -83,6 +84,7 @@ SCHEDULER_DEFAULTS: dict[str, Any] = {
     "rescale_betas_zero_snr": False,
 }
 SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")
+PREDICTION_TYPES = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 
 
@@ -116,22 +118,26 @@ def denoiser_config(given: Mapping[str, Any], origin: str) -> dict[str, Any]:
     refuse(problems, sentence)
 
     attends = [kind == "AttnDownBlock2D" for kind in config["down_block_types"]]
+    patch = given.get(OUR_PATCH_KEY, 1)
+    if not _is_positive_int(patch) or any(config[key] % patch**2 for key in ("in_channels", "out_channels")):
+        refuse([f"{OUR_PATCH_KEY} is {patch!r}, which does not fit in_channels={config['in_channels']}"], sentence)
     size = config["sample_size"][0] if isinstance(config["sample_size"], list) else config["sample_size"]
     if size is None:
         places = resolution_of(attends)
     else:
         attention_resolutions = [size >> level for level, attention in enumerate(attends) if attention]
-        places = {"resolution": size, "attention_resolutions": attention_resolutions}
+        places = {"resolution": size * patch, "attention_resolutions": attention_resolutions}
     return {
         "name": "unet",
-        "in_channels": config["in_channels"],
-        "out_channels": config["out_channels"],
+        "in_channels": config["in_channels"] // patch**2,
+        "out_channels": config["out_channels"] // patch**2,
         "base_channels": widths[0],
         "channel_mult": [width // widths[0] for width in widths],
         "num_res_blocks": config["layers_per_block"],
         "dropout": config["dropout"],
         "norm_groups": config["norm_num_groups"],
         **places,
+        **({"patch": patch} if patch > 1 else {}),
     }
 
 
@@ -139,7 +145,7 @@ def schedule_config(given: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """The noise schedule that a diffusers scheduler's configuration states.
 
     Raises:
-        UserError: it is not one of ours, or the network does not predict the noise.
+        UserError: it is not one of ours.
     """
     sentence = (
         f"the scheduler in {origin} cannot be used (to ignore it, copy config.json and the weights into a "
@@ -149,11 +155,13 @@ def schedule_config(given: Mapping[str, Any], origin: str) -> dict[str, Any]:
     if class_name not in SCHEDULERS:
         refuse([f"_class_name is {class_name!r} instead of one of {', '.join(SCHEDULERS)}"], sentence)
     config = {**SCHEDULER_DEFAULTS, **given}
-    problems = [
-        f"{key} is {config[key]!r} instead of {needed!r}"
-        for key, needed in (("prediction_type", "epsilon"), ("rescale_betas_zero_snr", False))
-        if config[key] != needed
-    ]
+    problems = [f"rescale_betas_zero_snr is {config['rescale_betas_zero_snr']!r} instead of False"] * (
+        config["rescale_betas_zero_snr"] is not False
+    )
+    if _prediction_of(config) is None:
+        problems.append(
+            f"prediction_type is {config['prediction_type']!r} instead of one of {', '.join(PREDICTION_TYPES)}"
+        )
     steps, betas, ours = config["num_train_timesteps"], config["trained_betas"], config.get(OUR_SCHEDULE_KEY)
     if not _is_positive_int(steps):
         problems.append(f"num_train_timesteps is {steps!r} instead of a positive integer")
@@ -173,6 +181,18 @@ def schedule_config(given: Mapping[str, Any], origin: str) -> dict[str, Any]:
     if schedule["name"] != "cosine":
         schedule |= {"beta_start": float(start), "beta_end": float(end)}
     return schedule
+
+
+def prediction(given: Mapping[str, Any]) -> str:
+    """What the network predicts, one of PREDICTIONS, by a scheduler's configuration that `schedule_config` took."""
+    predicts = _prediction_of({**SCHEDULER_DEFAULTS, **given})
+    assert predicts is not None
+    return predicts
+
+
+def _prediction_of(config: Mapping[str, Any]) -> str | None:
+    kind = config["prediction_type"]
+    return PREDICTION_TYPES.get(kind) if isinstance(kind, str) else None
 
 
 def _problems_of_blocks(config: Mapping[str, Any], widths: list[int], head_dim_given: bool) -> list[str]:

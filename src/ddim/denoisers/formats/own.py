@@ -2,7 +2,8 @@
 
 A checkpoint is a Lightning checkpoint with one more entry, plain data under `HEADER`:
 `{"format": 1, "config": {"dataset": {...}, "denoiser": {...}, "schedule": {...}}}`, of a conditional network also
-`"condition": {"classes": [names]}`, of data that are no images `"space"`. It loads with `weights_only=True`.
+`"condition": {"classes": [names]}`, of data that are no images `"space"`, of one that does not predict the noise
+`"objective": {"predicts": ...}`. It loads with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ddim.denoisers.build import UNET
 from ddim.denoisers.formats.contents import Pretrained
 from ddim.denoisers.formats.torch_file import printable, read_torch_file, reason_of
 from ddim.denoisers.formats.weights import is_ordinary
+from ddim.diffusion import PREDICTIONS
 from ddim.errors import UserError
 from ddim.runs.paths import usable_path
 
@@ -25,6 +27,7 @@ HEADER = "ddim"
 GROUPS = ("dataset", "denoiser", "schedule")
 # Beside them, of data that are no images: how they were standardised.
 SPACE = "space"
+OBJECTIVE = "objective"
 # What Lightning takes a training up from, besides the weights.
 RESUMED: dict[str, type] = {
     **{"epoch": int, "global_step": int, "pytorch-lightning_version": str, "state_dict": Mapping},
@@ -47,7 +50,7 @@ def read_config(checkpoint: Mapping[str, Any], path: Path) -> dict[str, dict[str
     absent = [key for key in GROUPS if not isinstance(config.get(key), Mapping)]
     if absent:
         raise UserError(f"checkpoint={path} does not say its {' and '.join(absent)}; it was not written by train.py.")
-    return {key: dict(config[key]) for key in GROUPS}
+    return {key: dict(config[key]) for key in GROUPS} | {OBJECTIVE: {"predicts": _predicts(config, str(path))}}
 
 
 def check_resumable(checkpoint: Mapping[str, Any], path: Path) -> None:
@@ -124,9 +127,22 @@ def from_own(checkpoint: Mapping[str, Any], origin: str) -> Pretrained:
         schedule=_plain(config.get("schedule"), origin),
         dataset=_plain(config.get("dataset"), origin),
         space=_plain(config.get(SPACE), origin),
+        predicts=_predicts(config, origin),
         states={label: _denoiser_state(checkpoint.get(key), origin, denoiser) for label, key in keys.items()},
         condition=_plain(config.get("condition"), origin),
     )
+
+
+def _predicts(config: Mapping[str, Any], origin: str) -> str:
+    """What the network predicts; the noise where nothing is said, as in all checkpoints before there was a choice."""
+    objective = config.get(OBJECTIVE, {"predicts": "eps"})
+    predicts = objective.get("predicts") if isinstance(objective, Mapping) else None
+    if not isinstance(predicts, str) or predicts not in PREDICTIONS:
+        raise UserError(
+            f"checkpoint {origin} states objective.predicts={printable(repr(predicts))}; "
+            f"known are {', '.join(PREDICTIONS)}"
+        )
+    return str(predicts)
 
 
 def _plain(group: Any, origin: str) -> dict[str, Any] | None:
