@@ -185,6 +185,8 @@ def _running(
         "seed": config.seed,
     }
     network = {"weights_sha256": weights_hash, "denoiser": identifying_config(denoiser)}
+    if opened.predicts != "eps":
+        network["predicts"] = opened.predicts
     if config.denoiser["name"] in VERSIONS:
         network["denoiser_version"] = VERSIONS[config.denoiser["name"]]
     studies, material = build_studies(

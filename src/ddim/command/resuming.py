@@ -61,7 +61,8 @@ def check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> Mapp
     check_resumable(contents, checkpoint)
     stored = read_config(contents, checkpoint)
     stored["denoiser"] = with_defaults(stored["denoiser"])
-    description = {OBJECTIVE: {"predicts": "eps"}, **description}
+    now_described = with_defaults(description["denoiser"])
+    description = {OBJECTIVE: {"predicts": "eps"}, **description, "denoiser": now_described}
     for group in ("denoiser", "schedule", OBJECTIVE):
         for key in sorted({*stored[group], *description[group]}, key=lambda key: (key != "name", key)):
             then, now = stored[group].get(key), description[group].get(key)

@@ -22,7 +22,7 @@ DENOISERS: dict[str, type[nn.Module]] = {UNET: UNet, "mlp": ResidualMLP, "unet_1
 # Of a user's own: changes when the network does, which its weights need not show.
 VERSIONS: dict[str, str] = {}
 # Arguments that the UNet has got since its weights were first kept, with the defaults that change nothing.
-ADDED_LATER: dict[str, Any] = {"num_classes": None, "null_class": True}
+ADDED_LATER: dict[str, Any] = {"num_classes": None, "null_class": True, "patch": 1}
 
 
 class Described(Protocol):
