@@ -109,7 +109,7 @@ REFUSED: dict[tuple[str, ...], str] = {
     ("evaluation.features=pixels",): "evaluation.features=pixels are of images, the data set has vectors",
     (
         "evaluation=likelihood",
-    ): "evaluation=likelihood counts the bits of 8-bit pixel values, which vectors do not have",
+    ): "evaluation=likelihood counts the bits of 8-bit pixel values, and the data set has vectors",
     ("sampler.clip_denoised=true",): "sampler.clip_denoised=true clips the predicted x_0 to the range of pixels",
     ("sampler.eta=sigma_hat_official",): "sampler.eta=sigma_hat_official clips the predicted x_0",
     (
@@ -133,6 +133,10 @@ BAD_TRAINING: dict[tuple[str, ...], str] = {
     ("dataset=signals", "dataset.root=odd.npy", "dataset.length=99"): "dataset.length=99 is more than the 9 values",
     ("dataset=tabular", "dataset.file=bad.csv"): "has 'x' in line 3, column b",
     ("dataset=points2d", "dataset.weights=[1,2]"): "must be 8 positive numbers",
+    (
+        "dataset=points2d",
+        "denoiser=unet_small",
+    ): "this network takes images, and the data set has none; take denoiser=mlp",
     ("dataset=points2d", "denoiser=unet_1d"): "shape must be a list of 2 positive integers",
     ("dataset=points2d", "callbacks.evaluation.metrics=[kid]"): "callbacks.evaluation.metrics=kid is of images",
     (

@@ -154,6 +154,8 @@ def _typed(schema: type, cfg: DictConfig) -> Any:
     except (OmegaConfBaseException, OverflowError) as error:
         key = getattr(error, "full_key", None) or _too_large(cfg) or "configuration"
         reason = str(getattr(error, "msg", None) or error).splitlines()[0].rstrip(".")
+        if "dataset.channels" in reason or "dataset.resolution" in reason:
+            reason = "this network takes images, and the data set has none; take denoiser=mlp or denoiser=unet_1d"
         raise UserError(f"{key}: {reason}.") from error
 
 
