@@ -39,7 +39,9 @@ def test_a_table_asks_for_what_the_paper_did(name):
     assert {point.tau for point in points} == {table.tau or "linear"} and not config.sampler.clip_denoised
     if table.metric == "frechet_distance":
         assert config.evaluation.parts == ["grid"] and config.evaluation.num_samples == FID_SAMPLES
-        assert config.evaluation.features == "inception-v3-compat"
+        # auto is Inception unless its weights are not to be had, which is then said beside the table.
+        assert config.evaluation.features in ("inception-v3-compat", "auto")
+        assert table.configuration != "cifar10" or config.evaluation.features == "auto"
     else:
         assert config.evaluation.parts == ["reconstruction"] and config.evaluation.reconstruction.num_images is None
     assert config.evaluation.weights == "ema" and config.evaluation.reference_split == "train"

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import urllib.error
+import urllib.request
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from sklearn.datasets import load_digits
+from torch.nn import functional
 
 from ddim.errors import UserError
 from ddim.metrics import FEATURES, Features, build_classifier, build_extractor, extract_features
 from ddim.metrics.features import full_float32
+from ddim.metrics.measure import features_name
 
+SHIPPED = {"digits-cnn": (1, 8), "cifar-cnn": (3, 32)}
 TOOL = Path(__file__).parents[2] / "tools" / "train_digits_cnn.py"
 
 
@@ -69,10 +75,11 @@ def test_pixels_average_constant_images_to_their_value_at_any_size(resolution):
     torch.testing.assert_close(found, torch.tensor([0.0, 0.2, 1.0])[:, None].expand(3, 256))
 
 
-@pytest.mark.parametrize("name", ["digits-cnn", "pixels"])
+@pytest.mark.parametrize("name", [*SHIPPED, "pixels"])
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_batch_size_does_not_change_features(name, batch_size):
-    images, extractor = random_images(100), build(name)
+    shape = SHIPPED.get(name, (1, 8))
+    images, extractor = random_images(100, *shape), build(name, *shape)
     whole = extractor(images)
     seen = []
     streamed = extract_features(extractor, images.split(batch_size), seen.append)
@@ -80,9 +87,10 @@ def test_batch_size_does_not_change_features(name, batch_size):
     torch.testing.assert_close(streamed.features, whole.features, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["digits-cnn", "pixels"])
+@pytest.mark.parametrize("name", [*SHIPPED, "pixels"])
 def test_features_are_float32_without_gradients_under_autocast(name):
-    images, extractor = random_images(16), build(name)
+    shape = SHIPPED.get(name, (1, 8))
+    images, extractor = random_images(16, *shape), build(name, *shape)
     expected = extractor(images).features
     extractor.train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -151,10 +159,88 @@ def test_classes_follow_from_features_that_are_already_known(digits):
     assert [extractor.classes[k] for k in labels[:3]] == [str(int(k)) for k in labels[:3]]
 
 
+def test_cifar_cnn_is_small_and_its_layers_are_those_of_its_file_in_float64():
+    content = resources.files("ddim.metrics").joinpath("cifar_cnn.safetensors").read_bytes()
+    assert len(content) < 500_000
+    stored = safetensors.torch.load(content)
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    weights = {name: value.double() for name, value in stored.items()}
+
+    def layer(x, name, stride=1):
+        x = functional.conv2d(x, weights[f"{name}.0.weight"], weights[f"{name}.0.bias"], stride, padding=1)
+        return x / (1 + torch.exp(-x))
+
+    images, extractor = random_images(5, 3, 32), build("cifar-cnn", 3, 32)
+    x = layer(layer((images.double() - 127.5) / 127.5, "convolutions.0"), "convolutions.1", stride=2)
+    x = x + layer(layer(x, "convolutions.2.0"), "convolutions.2.1")
+    x = x.unfold(2, 2, 2).unfold(3, 2, 2).amax(dim=(4, 5))
+    x = layer(x, "convolutions.4")
+    x = x + layer(x, "convolutions.5.0")
+    features = x.sum(dim=(2, 3)) / 64
+    found = extractor(images)
+    assert found.logits is None and found.features.shape == (5, 96) == (5, extractor.dim)
+    torch.testing.assert_close(found.features.double(), features, rtol=1e-4, atol=1e-4)
+    logits = features @ weights["classifier.weight"].T + weights["classifier.bias"]
+    torch.testing.assert_close(extractor.logits_of(found.features).double(), logits, rtol=1e-4, atol=1e-3)
+    assert torch.equal(extractor.classify(images), logits.argmax(dim=1))
+
+
+def test_cifar_cnn_has_smooth_features_of_full_rank():
+    """Coloured patterns suffice to see that no unit is dead and none dominates."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(600, 3, 5, 5, generator=generator) * 255
+    images = functional.interpolate(coarse, size=32, mode="bicubic").clamp(0, 255).round().to(torch.uint8)
+    features = build("cifar-cnn", 3, 32)(images).features.double()
+    assert features.std(dim=0).min() > 0.02 * features.std(dim=0).max()
+    assert torch.linalg.eigvalsh(features.T.cov())[0] > 0
+
+
+@pytest.mark.parametrize(("channels", "resolution"), [(1, 8), (1, 32), (3, 64), (3, 16)])
+def test_auto_is_pixels_of_other_images_and_asks_nobody(channels, resolution, monkeypatch):
+    monkeypatch.setattr(urllib.request, "urlopen", None)
+    assert build("auto", channels, resolution).name == "pixels"
+
+
+def test_auto_is_cifar_cnn_where_inception_is_not_to_be_had_and_says_so_once(tmp_path, monkeypatch, caplog):
+    def no_network(url, timeout):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    extractor = build_extractor("auto", channels=3, resolution=32, weights_dir=tmp_path)
+    assert extractor.name == "cifar-cnn" == features_name(extractor)
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "cifar-cnn" in said and "no FID" in said and "no network" in said and "\n" not in said
+
+
+def test_auto_is_inception_where_its_weights_lie(random_inception_weights, caplog):
+    extractor = build_extractor("auto", channels=3, resolution=32, weights_dir=random_inception_weights)
+    assert extractor.name == "inception-v3-compat"
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_only_the_first_process_of_a_machine_downloads(tmp_path, monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    asked = []
+
+    def no_network(url, timeout):
+        asked.append(url)
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    for rank, expected in (("1", 0), ("0", 1)):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert build_extractor("auto", channels=3, resolution=32, weights_dir=tmp_path).name == "cifar-cnn"
+        assert len(asked) == expected
+
+
 def test_a_classifier_is_found_by_its_classes_and_its_images():
     digits = [str(digit) for digit in range(10)]
     assert build_classifier(digits, channels=1, resolution=8).name == "digits-cnn"
     assert not any(p.requires_grad for p in build_classifier(digits, channels=1, resolution=8).parameters())
+    classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    assert build_classifier(classes, channels=3, resolution=32).name == "cifar-cnn"
     for classes, channels, resolution in ((digits[::-1], 1, 8), (digits, 3, 8), (digits, 1, 32), (["cat"], 1, 8)):
         assert build_classifier(classes, channels=channels, resolution=resolution) is None
 
@@ -192,6 +278,10 @@ def test_wrong_requests_are_refused():
         build("vgg")
     with pytest.raises(UserError, match="8x8 pixels, not 3 channels of 32x32"):
         build("digits-cnn", 3, 32)
+    with pytest.raises(UserError, match="32x32 pixels, not 3 channels of 64x64"):
+        build("cifar-cnn", 3, 64)
+    with pytest.raises(ValueError, match=r"expected images of shape \(3, 32, 32\), got \(3, 64, 64\)"):
+        build("cifar-cnn", 3, 32)(random_images(1, 3, 64))
 
 
 def test_concatenation_keeps_logits_only_when_all_parts_have_them():

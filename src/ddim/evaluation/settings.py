@@ -46,7 +46,8 @@ class GeneralSettings:
         num_samples: exactly this many images enter every metric of a point.
         batch_size: images that are sampled at once by each process, halved where memory runs out; null: by the size
             of the images and the device.
-        features: what distances are measured on, one of FEATURES; only inception-v3-compat makes a FID.
+        features: what distances are measured on, one of FEATURES; auto: docs/features.md; only
+            inception-v3-compat makes a FID.
         metrics (name, or a list): of METRICS.
         reference: a published `.npz` with `mu` and `sigma`; null computes them from the data set and caches them.
         reference_split (train, test): whose images samples are compared with.

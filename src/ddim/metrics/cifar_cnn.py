@@ -8,7 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ddim.metrics.classifiers import ClassifierFeatures
+
 WEIGHTS_FILE = "cifar_cnn.safetensors"
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def convolution(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
@@ -47,3 +50,17 @@ class CifarCNN(nn.Module):
         x = (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         features = self.convolutions(x).mean(dim=(2, 3))
         return features, self.classifier(features)
+
+
+class CifarFeatures(ClassifierFeatures):
+    """The 96 features of the shipped CifarCNN, and the class of CIFAR-10 that it takes an image for."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "cifar-cnn",
+            CifarCNN,
+            dim=CifarCNN.feature_dim,
+            image_shape=(3, 32, 32),
+            weights_file=WEIGHTS_FILE,
+            classes=CLASSES,
+        )

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from ddim.errors import UserError
+from ddim.metrics.cifar_cnn import CifarFeatures
 from ddim.metrics.classifiers import ClassifierFeatures
 from ddim.metrics.digits_cnn import DigitsFeatures
 from ddim.metrics.features import FeatureExtractor, PixelFeatures
-from ddim.metrics.inception import InceptionFeatures
+from ddim.metrics.inception import InceptionFeatures, NoWeights, find_weights
 from ddim.metrics.values import VALUES
+from ddim.runs.processes import place
 
+log = logging.getLogger(__name__)
+# What `chosen_features` chooses.
+AUTO = "auto"
 # Further extractors by name: (channels, resolution) -> FeatureExtractor.
 EXTRACTORS: dict[str, Callable[[int, int], FeatureExtractor] | None] = dict.fromkeys(
-    ("inception-v3-compat", "digits-cnn", "pixels", VALUES)
+    (AUTO, "inception-v3-compat", "cifar-cnn", "digits-cnn", "pixels", VALUES)
 )
 FEATURES = EXTRACTORS.keys()
 # Those that also say what an image shows.
-CLASSIFIERS: tuple[Callable[[], ClassifierFeatures], ...] = (DigitsFeatures,)
+CLASSIFIERS: tuple[Callable[[], ClassifierFeatures], ...] = (DigitsFeatures, CifarFeatures)
 
 
 def build_extractor(
@@ -33,6 +39,8 @@ def build_extractor(
     """
     if name not in FEATURES:
         raise ValueError(f"unknown features {name!r}; known are {', '.join(FEATURES)}")
+    if name == AUTO:
+        name = chosen_features(channels, resolution, weights_dir)
     extractor: FeatureExtractor
     if name == VALUES:
         raise UserError("evaluation.features=values are of data that are no images; take evaluation.features=pixels")
@@ -53,9 +61,37 @@ def build_extractor(
                 f"not {channels} channels of {resolution}x{resolution}; take evaluation.features=pixels"
             )
         extractor = DigitsFeatures()
+    elif name == "cifar-cnn":
+        if (channels, resolution) != (3, 32):
+            raise UserError(
+                "evaluation.features=cifar-cnn takes colour images of 32x32 pixels, "
+                f"not {channels} channels of {resolution}x{resolution}; take evaluation.features=pixels"
+            )
+        extractor = CifarFeatures()
     else:
         extractor = PixelFeatures(channels, resolution)
     return extractor.requires_grad_(False).eval().to(device)
+
+
+def chosen_features(channels: int, resolution: int, weights_dir: Path) -> str:
+    """What `auto` stands for: Inception's for colour images of 32x32 pixels, `cifar-cnn` where its weights are neither
+    in `weights_dir` nor to be downloaded, which is said; `pixels` for all other images.
+    """
+    if (channels, resolution) != (3, 32):
+        return "pixels"
+    here = place()
+    try:
+        # The first process of a machine has downloaded them, if they are to be had: all come to the same choice.
+        find_weights(weights_dir, may_download=here.local_rank == 0)
+    except NoWeights as error:
+        if here.first:
+            log.warning(
+                "Distances are measured on cifar-cnn features and are no FID: the Inception weights could not be "
+                "downloaded (%s).",
+                error.reason,
+            )
+        return "cifar-cnn"
+    return "inception-v3-compat"
 
 
 def build_classifier(

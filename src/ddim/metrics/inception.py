@@ -32,6 +32,19 @@ WEIGHTS_SHA256_PREFIX = Path(WEIGHTS_FILE).stem.rsplit("-", 1)[-1]
 CONNECT_TIMEOUT_SECONDS = 10
 
 
+class NoWeights(UserError):
+    """The weights are neither there nor to be had, for a `reason`."""
+
+    def __init__(self, reason: str, weights_dir: Path) -> None:
+        super().__init__(
+            f"the Inception weights could not be downloaded ({reason}): put the file {WEIGHTS_FILE} from {WEIGHTS_URL} "
+            f"into {Path(weights_dir).absolute()}, or take features that need no download "
+            "(evaluation.features=pixels, or cifar-cnn for colour images of 32x32; when training, "
+            "callbacks.evaluation.features=pixels or cifar-cnn)"
+        )
+        self.reason = reason
+
+
 class InceptionFeatures(FeatureExtractor):
     """torch-fidelity's `inception-v3-compat`: its own resize to 299x299 as TensorFlow 1 did it, its own network.
 
@@ -84,24 +97,21 @@ def _load_network(path: Path, layers: tuple[str, ...]) -> FeatureExtractorIncept
         ) from error
 
 
-def find_weights(weights_dir: Path) -> Path:
+def find_weights(weights_dir: Path, may_download: bool = True) -> Path:
     """The weights file in `weights_dir`, downloaded from torch-fidelity's address when it is not there.
 
-    Raises UserError when it is neither there nor to be had.
+    Raises NoWeights when it is neither there nor to be had.
     """
     path = Path(weights_dir) / WEIGHTS_FILE
     if path.is_file():
         return path
+    if not may_download:
+        raise NoWeights("another process of this machine has tried", weights_dir)
     logger.info("downloading the Inception weights from %s to %s", WEIGHTS_URL, path)
     try:
         download(WEIGHTS_URL, path, WEIGHTS_SHA256_PREFIX)
     except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise UserError(
-            f"the Inception weights could not be downloaded ({reason}): put the file {WEIGHTS_FILE} from {WEIGHTS_URL} "
-            f"into {Path(weights_dir).absolute()}, or take features that need no download "
-            "(evaluation.features=pixels; when training, callbacks.evaluation.features=pixels)"
-        ) from error
+        raise NoWeights(str(getattr(error, "reason", None) or error), weights_dir) from error
     return path
 
 
