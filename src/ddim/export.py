@@ -19,6 +19,7 @@ from typing import Any
 
 from safetensors.torch import save
 
+from ddim.data.build import load_data
 from ddim.denoisers.formats.contents import UNSTATED, WEIGHTS, Pretrained
 from ddim.denoisers.formats.diffusers import CONFIG, INDEX, MODEL, SAFETENSORS, SCHEDULER_CONFIGS
 from ddim.denoisers.formats.diffusers_config import (
@@ -35,6 +36,10 @@ from ddim.denoisers.unet import UNet
 from ddim.diffusion import NoiseSchedule
 from ddim.errors import UserError
 from ddim.findings.paper import OFFICIAL_SCHEDULE
+from ddim.metrics import FEATURES
+from ddim.metrics.measure import load_extractor, statistics_of
+from ddim.metrics.published import statistics_file
+from ddim.runs.layout import STATISTICS_FILE
 from ddim.runs.paths import usable_path
 from ddim.runs.plugins import load_plugins
 
@@ -44,13 +49,16 @@ DIFFUSERS_VERSION = "0.35.0"
 DIFFUSERS_COSINE = {"s": 0.008, "max_beta": 0.999}
 
 
-def export(pretrained: Pretrained, directory: Path, weights: str = "ema") -> list[Path]:
+def export(
+    pretrained: Pretrained, directory: Path, weights: str = "ema", beside: Mapping[str, bytes] | None = None
+) -> list[Path]:
     """Write a diffusers pipeline directory, whole or not at all.
 
     Args:
         pretrained: where the weights and the schedule come from; the linear schedule of DDPM if it states none.
         directory: does not exist yet, or is empty.
         weights: "ema" or "raw".
+        beside: further files by their names, such as `statistics_to_go_along` makes.
 
     Returns:
         The files written.
@@ -82,6 +90,8 @@ def export(pretrained: Pretrained, directory: Path, weights: str = "ema") -> lis
             (unfinished / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         # The library's own writing of files makes them readable for nobody else, whatever the umask says.
         (unfinished / MODEL / SAFETENSORS).write_bytes(save(tensors, metadata={"format": "pt"}))
+        for file, data in (beside or {}).items():
+            (unfinished / file).write_bytes(data)
         if target.exists():
             target.rmdir()
         unfinished.rename(target)
@@ -89,7 +99,33 @@ def export(pretrained: Pretrained, directory: Path, weights: str = "ema") -> lis
         raise UserError(f"{directory} cannot be written ({error.strerror or error}); give another place") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return [directory / name for name in (*texts, MODEL / SAFETENSORS)]
+    return [directory / name for name in (*texts, MODEL / SAFETENSORS, *(beside or ()))]
+
+
+def statistics_to_go_along(
+    pretrained: Pretrained, features: str, root: Path | None = None, cache_dir: Path = Path("cache")
+) -> dict[str, bytes]:
+    """Reference statistics of all training images, {file name: content}: samples of the exported network are then
+    measured without the data set.
+
+    Args:
+        pretrained: states the data set.
+        features: what the statistics are of, as `evaluation.features`.
+        root: where the images lie, if not where they lay in training.
+        cache_dir: of downloads, weights and statistics.
+
+    Raises:
+        UserError: the checkpoint states no data set, or images, features or weights are not to be had.
+    """
+    if pretrained.dataset is None:
+        raise UserError(f"{pretrained.origin} does not say which images it was trained on; leave --reference out")
+    dataset = {**pretrained.dataset, **({} if root is None else {"root": str(root)})}
+    images = load_data(
+        dataset, stage="test", seed=0, cache_dir=cache_dir, batch_size=1, eval_batch_size=1, num_workers=0
+    )
+    extractor = load_extractor(features, images, cache_dir=cache_dir, device="cpu")
+    statistics = statistics_of("train", extractor, images, cache_dir, lambda batches, text, total: batches)
+    return {STATISTICS_FILE.format(extractor.name): statistics_file(statistics, dataset)}
 
 
 def pipeline_index() -> dict[str, Any]:
@@ -192,12 +228,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run", metavar="RUN", help="a run directory, a .ckpt, or a public checkpoint or hub model")
     parser.add_argument("directory", metavar="DIR", type=Path, help="where to write: a new or empty directory")
     parser.add_argument("--weights", choices=WEIGHTS, default="ema", help="which weights of RUN (default: ema)")
+    parser.add_argument(
+        "--reference",
+        choices=FEATURES,
+        metavar="FEATURES",
+        help=f"also write reference statistics of the training images, of these features: {', '.join(FEATURES)}",
+    )
+    parser.add_argument("--root", type=Path, metavar="DIR", help="where the images lie, if they have moved")
+    parser.add_argument(
+        "--cache-dir",
+        type=Path,
+        default=Path(os.environ.get("DDIM_CACHE_DIR", "cache")),
+        metavar="DIR",
+        help="downloads, weights and statistics (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
     try:
         load_plugins()
         _check_free(options.directory)
         pretrained = open_pretrained(options.run)
-        files = export(pretrained, options.directory, options.weights)
+        pretrained.select(options.weights)  # before all images are read
+        beside = (
+            statistics_to_go_along(pretrained, options.reference, options.root, options.cache_dir)
+            if options.reference
+            else None
+        )
+        files = export(pretrained, options.directory, options.weights, beside)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

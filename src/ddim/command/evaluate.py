@@ -20,6 +20,7 @@ from ddim.command.config import Evaluation, evaluation_config, plain_config, typ
 from ddim.command.ending import closing, leaving_well, quiet_libraries
 from ddim.command.from_checkpoint import open_subject
 from ddim.command.resuming import as_run, begun_with
+from ddim.command.without_images import Statistics
 from ddim.data import ImageDataModule
 from ddim.data.build import load_data
 from ddim.data.conditions import ConditionOf, in_turn
@@ -74,9 +75,11 @@ def evaluate(cfg: DictConfig) -> None:
 
 
 def _evaluate(cfg: DictConfig, directory: Path, stop: StopRequest) -> None:
-    opened = open_subject(cfg)
+    opened, statistics = open_subject(cfg)
     evaluation = evaluation_config(cfg)
     config = evaluation.config
+    if statistics is not None:
+        statistics.take_the_place_of_images(config.evaluation, evaluation.points)
     weights = _stated_weights(opened, config.evaluation.weights)
     quiet_libraries()
     torch.manual_seed(config.seed)
@@ -85,7 +88,7 @@ def _evaluate(cfg: DictConfig, directory: Path, stop: StopRequest) -> None:
     trainer = build_trainer(config.trainer, directory, typed=typed_keys(), sweep=in_sweep())
 
     wait_for_first()
-    images = _images(evaluation, opened, trainer.strategy.root_device)
+    images = _images(evaluation, opened, trainer.strategy.root_device, statistics)
     # The command line may have changed what the weights do not decide, such as the resolution.
     denoiser = opened.build(config.evaluation.weights, denoiser=config.denoiser)
     check_shape(denoiser, images.space.shape, images.name)
@@ -110,6 +113,8 @@ def _evaluate(cfg: DictConfig, directory: Path, stop: StopRequest) -> None:
         condition_of=_condition_of(denoiser, images),
         space=images.space,
     )
+    if statistics is not None:
+        log.info("%s", statistics.said())
     plans = ", ".join(study.plan() for study in running.studies)
     log.info(
         "Evaluating %s (%s weights) in %s: %s. Everything goes to %s",
@@ -147,8 +152,12 @@ def _stated_weights(opened: Pretrained, wanted: str) -> str:
     return weights
 
 
-def _images(evaluation: Evaluation, opened: Pretrained, device: torch.device) -> ImageDataModule:
+def _images(
+    evaluation: Evaluation, opened: Pretrained, device: torch.device, statistics: Statistics | None
+) -> ImageDataModule:
     config, part = evaluation.config, evaluation.config.evaluation
+    if statistics is not None:
+        return statistics.images(sampling_batch(part.batch_size, statistics.shape, device))
     return load_data(
         config.dataset,
         stage="test",

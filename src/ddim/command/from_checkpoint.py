@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ddim.command.config import typed_keys
+from ddim.command.without_images import NAMES_IMAGES, Statistics, statistics_beside
 from ddim.data.build import DATASETS
 from ddim.denoisers import DENOISERS
 from ddim.denoisers.formats.contents import Pretrained
@@ -27,11 +28,13 @@ log = logging.getLogger(__name__)
 MAX_DEPTH = 5
 
 
-def open_subject(cfg: DictConfig) -> Pretrained:
+def open_subject(cfg: DictConfig) -> tuple[Pretrained, Statistics | None]:
     """Open the checkpoint and fill in the groups it decides: dataset, denoiser and schedule.
 
     What the command line says of a group goes over what the checkpoint states. A checkpoint that states no data set
-    takes that of `table=`; one that states no schedule takes the official one.
+    takes that of the statistics beside it, or that of `table=`; one that states no schedule takes the official one.
+
+    Returns the checkpoint, and the statistics that stand in for its images where the command line names none.
 
     Raises:
         UserError: there is no such checkpoint, it cannot be read, or nothing says which images it is about.
@@ -42,6 +45,11 @@ def open_subject(cfg: DictConfig) -> Pretrained:
         "denoiser": pretrained.denoiser,
         "schedule": pretrained.schedule,
     }
+    typed = typed_keys()
+    features = OmegaConf.select(cfg, "evaluation.features") if "evaluation.features" in typed else None
+    beside = statistics_beside(pretrained, features)
+    if beside is not None:
+        stated["dataset"] = beside.about.dataset
     absent = [group for group, value in stated.items() if value is None]
     if absent and pretrained.format == "ddim":
         raise UserError(
@@ -57,7 +65,7 @@ def open_subject(cfg: DictConfig) -> Pretrained:
         cfg[group] = _overlaid(group, stated[group], cfg.get(group), pretrained.origin)
         _check_known(group, cfg[group], pretrained.origin)
     _in_miniature(cfg)
-    return pretrained
+    return pretrained, beside if typed.isdisjoint(NAMES_IMAGES) else None
 
 
 def _check_known(group: str, config: DictConfig, origin: str) -> None:

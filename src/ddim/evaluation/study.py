@@ -20,8 +20,8 @@ from ddim.metrics import FeatureExtractor, ReferenceStatistics
 from ddim.metrics.measure import Measure
 
 # What a study may need besides a network: features of samples, their reference with it, the features of the other
-# split's images.
-FEATURES, REFERENCE, HELD_OUT = "features", "reference", "held_out"
+# split's images, real images themselves.
+FEATURES, REFERENCE, HELD_OUT, IMAGES = "features", "reference", "held_out", "images"
 
 
 class Bar(Protocol):

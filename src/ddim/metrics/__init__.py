@@ -20,12 +20,8 @@ from ddim.metrics.features import FeatureExtractor, Features, extract_features, 
 from ddim.metrics.frechet import distance_jackknife, frechet_distance, reference_bias
 from ddim.metrics.moments import RunningMoments
 from ddim.metrics.neighbours import nearest_neighbours
-from ddim.metrics.reference import (
-    ReferenceStatistics,
-    load_published_statistics,
-    preprocessing_hash,
-    reference_statistics,
-)
+from ddim.metrics.published import load_published_statistics
+from ddim.metrics.reference import ReferenceStatistics, preprocessing_hash, reference_statistics
 from ddim.metrics.uncertainty import (
     Comparison,
     Jackknife,

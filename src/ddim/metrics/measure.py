@@ -14,7 +14,8 @@ from ddim.errors import UserError
 from ddim.metrics.compute import NEIGHBOURS, compute_floor, needs_features
 from ddim.metrics.extractors import build_extractor
 from ddim.metrics.features import FeatureExtractor
-from ddim.metrics.reference import ReferenceStatistics, load_published_statistics, reference_statistics
+from ddim.metrics.published import load_published_statistics
+from ddim.metrics.reference import ReferenceStatistics, reference_statistics
 from ddim.metrics.values import VALUES, ValueFeatures, ValueSpace
 
 # Passes batches through and shows how many of a total are done.
@@ -49,7 +50,7 @@ class FloorMetrics:
 class Measure:
     """Features, reference and metrics. Kept outside the LightningModule, whose weights are averaged.
 
-    split: whose images the reference is of; None for published statistics.
+    split: whose images the reference is of; None for published statistics that do not say.
     """
 
     extractor: FeatureExtractor
@@ -135,7 +136,7 @@ def build_measure(
     """
     check_metrics(metrics, images.space, density=images.log_density is not None, key=key)
     reference = (
-        _published(Path(published), extractor.dim)
+        _published(Path(published), extractor)
         if published
         else statistics_of(split, extractor, images, cache_dir, track)
     )
@@ -150,7 +151,8 @@ def build_measure(
         real = statistics_of(other_split(split), extractor, images, cache_dir, track)
         assert real.features is not None
         floor = FloorMetrics(len(real.features), compute_floor(real, reference, metrics, seed, device))
-    return Measure(extractor, reference, tuple(metrics), floor, None if published else split)
+    known = reference.provenance.get("data", {}).get("split") if published else split
+    return Measure(extractor, reference, tuple(metrics), floor, known)
 
 
 def _log_density(features: Tensor, images: RealImages, density: Callable[[Tensor], Tensor]) -> Tensor:
@@ -177,8 +179,8 @@ def check_metrics(metrics: Sequence[str], space: ValueSpace, *, density: bool, k
             )
 
 
-def _published(path: Path, dim: int) -> ReferenceStatistics:
+def _published(path: Path, extractor: FeatureExtractor) -> ReferenceStatistics:
     try:
-        return load_published_statistics(path, dim)
+        return load_published_statistics(path, extractor.dim, extractor.provenance)
     except UserError as error:
         raise UserError(f"evaluation.reference={path}: {error}") from error

@@ -1,11 +1,10 @@
-"""Statistics of the real images: computed once, cached with their provenance, or read from a published file."""
+"""Statistics of the real images: computed once, cached with their provenance."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,7 +23,6 @@ from ddim.metrics.kid import KernelSums
 from ddim.metrics.moments import RunningMoments, symmetric_root
 from ddim.metrics.reservoir import Reservoir
 from ddim.metrics.two_sample import mean_distance_within
-from ddim.runs.paths import usable_path
 
 logger = logging.getLogger(__name__)
 FORMAT = 2
@@ -166,43 +164,6 @@ def reference_statistics(
     except OSError as error:
         logger.warning("reference statistics could not be cached in %s: %s", path, error)
     return statistics
-
-
-def load_published_statistics(path: Path, dim: int) -> ReferenceStatistics:
-    """A published .npz with `mu` (dim,) and `sigma` (dim, dim), for example of a whole training set.
-
-    Raises UserError when the file is missing, cannot be read, or holds something else.
-    """
-    path = usable_path(path, "reference statistics")
-    if not path.is_file():
-        raise UserError(f"the reference statistics {path} do not exist: give an .npz file with arrays mu and sigma")
-    try:
-        # Before the arrays, which a few bytes of a compressed file can claim to be of any size.
-        shapes = tuple(_shape_in(path, key) for key in ("mu", "sigma"))
-        if shapes != ((dim,), (dim, dim)):
-            raise UserError(
-                f"the reference statistics {path} hold mu {shapes[0]} and sigma {shapes[1]}, but the features have "
-                f"{dim} dimensions: take statistics of the same features"
-            )
-        with np.load(path, allow_pickle=False) as file:
-            mu, sigma = (np.asarray(file[key], dtype=np.float64) for key in ("mu", "sigma"))
-    except UNREADABLE as error:
-        raise UserError(f"the reference statistics {path} are not an .npz file with arrays mu and sigma") from error
-    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-        raise UserError(f"the reference statistics {path} contain values that are not finite numbers")
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return ReferenceStatistics(mu, sigma, None, None, {"published": path.name, "sha256": sha256}, sha256[:16])
-
-
-def _shape_in(path: Path, key: str) -> tuple[int, ...]:
-    """Shape of an array in an .npz file, from its header."""
-    with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
-    if dtype.kind not in "fiu":
-        raise ValueError(f"{key} holds {dtype}, not numbers")
-    return shape
 
 
 def short_hash(value: Mapping[str, Any]) -> str:

@@ -13,3 +13,5 @@ CSV_NAME, JSON_NAME = "results.csv", "results.json"
 # Written by the sweeper; and by each job, how it ended.
 SWEEP_FILE, JOB_FILE = "multirun.yaml", "job.json"
 HYDRA_FILE = Path(".hydra", "hydra.yaml")
+# Statistics of the training images beside an exported network, by the name of the features.
+STATISTICS_FILE = "reference-{}.npz"

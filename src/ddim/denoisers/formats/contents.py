@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,7 +52,8 @@ class Pretrained:
     "ema", "raw" or "unstated" (the file holds one set of weights and does not say which) to a state dict in the names
     of our network. `condition` says what the conditions of a conditional network mean, such as {"classes": [names]};
     None where the file does not say. `space` says how data that are no images were standardised. `predicts` is what the
-    network says, one of PREDICTIONS.
+    network says, one of PREDICTIONS. `statistics` are files beside it that hold reference statistics of what it was
+    trained on.
     """
 
     origin: str
@@ -63,6 +65,7 @@ class Pretrained:
     condition: dict[str, Any] | None = None
     space: dict[str, Any] | None = None
     predicts: str = "eps"
+    statistics: tuple[Path, ...] = ()
 
     def select(self, weights: str = "ema", key: str = "weights") -> str:
         """The key of `states` to use where "ema" or "raw" weights are asked for.

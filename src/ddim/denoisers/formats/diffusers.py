@@ -21,6 +21,7 @@ from ddim.denoisers.formats.diffusers_config import (
 from ddim.denoisers.formats.torch_file import printable, read_torch_file, reason_of
 from ddim.denoisers.formats.weights import in_our_names, unet_of
 from ddim.errors import UserError
+from ddim.runs.layout import STATISTICS_FILE
 
 INDEX = "model_index.json"
 CONFIG = "config.json"
@@ -63,11 +64,14 @@ def from_diffusers(directory: Path, origin: str) -> Pretrained:
     if configs[0] != configs[-1]:
         raise UserError(f"{origin} holds two different networks, {EMA_MODEL} and {MODEL}; give one of the two folders")
     schedules = [directory / name for name in SCHEDULER_CONFIGS if (directory / name).is_file()]
+    beside = tuple(sorted(directory.glob(STATISTICS_FILE.format("*"))))
     if not schedules:
-        return Pretrained(origin, "diffusers", configs[0], None, None, states)
+        return Pretrained(origin, "diffusers", configs[0], None, None, states, statistics=beside)
     given = _read_json(schedules[0], origin)
     schedule = schedule_config(given, origin)
-    return Pretrained(origin, "diffusers", configs[0], schedule, None, states, predicts=prediction(given))
+    return Pretrained(
+        origin, "diffusers", configs[0], schedule, None, states, predicts=prediction(given), statistics=beside
+    )
 
 
 def _label(given: dict[str, Any]) -> str:

@@ -8,12 +8,16 @@ from pathlib import Path
 
 from ddim.denoisers.formats.torch_file import reason_of
 from ddim.errors import UserError
+from ddim.runs.layout import STATISTICS_FILE
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.ASCII)
 # A mistyped file is not looked up on the hub.
 FILE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".json")
 FOLDERS = ("", "unet/", "unet_ema/")
-DESCRIPTIONS = ["model_index.json", "scheduler_config.json", "scheduler/scheduler_config.json"]
+DESCRIPTIONS = [
+    *("model_index.json", "scheduler_config.json", "scheduler/scheduler_config.json"),
+    STATISTICS_FILE.format("*"),
+]
 CONFIGS = [f"{folder}config.json" for folder in FOLDERS]
 SAFETENSORS = [f"{folder}diffusion_pytorch_model.safetensors*" for folder in FOLDERS]
 PICKLED = [f"{folder}diffusion_pytorch_model.bin*" for folder in FOLDERS]

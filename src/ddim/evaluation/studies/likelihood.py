@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from ddim.diffusion.likelihood.quantized import DEQUANTIZATIONS
 from ddim.errors import UserError, at_least, some_of
 from ddim.evaluation.kept.finished import Finished, Kept
 from ddim.evaluation.real_images import Images, Share, share_of, together
-from ddim.evaluation.study import Bar, Material, Progress, Study
+from ddim.evaluation.study import IMAGES, Bar, Material, Progress, Study
 from ddim.evaluation.subject import Subject
 from ddim.findings.labels import significant
 from ddim.findings.parts.likelihood import BOUND, FLOW, TIMESTEP
@@ -86,6 +86,7 @@ class Likelihood(Study):
 
     name = "likelihood"
     Settings = LikelihoodConfig
+    needs: ClassVar[frozenset[str]] = frozenset({IMAGES})
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ddim.diffusion.grid import GridPoint, SamplerConfig
 from ddim.errors import UserError, at_least
 from ddim.evaluation.kept.finished import Finished, Kept
 from ddim.evaluation.sampling import in_batches
-from ddim.evaluation.study import Bar, Material, Progress, Study, recall
+from ddim.evaluation.study import IMAGES, Bar, Material, Progress, Study, recall
 from ddim.evaluation.subject import Subject
 from ddim.findings.labels import significant
 from ddim.findings.parts.reconstruction import pictures
@@ -80,6 +80,7 @@ class Reconstruction(Study):
 
     name = "reconstruction"
     Settings = ReconstructionConfig
+    needs: ClassVar[frozenset[str]] = frozenset({IMAGES})
 
     def __init__(
         self,
