@@ -77,6 +77,7 @@ EXPLAINED = {
     "experiment": "Presets of several groups.",
     "debug": "Short runs for finding mistakes, see [debugging](debugging.md). `train.py` only.",
     "evaluation": "The questions that are asked of a trained network, and how. `evaluate.py` only.",
+    "restoration": "What is damaged, and how it is restored, `evaluation=restoration` ([page](restoration.md)).",
     "table": "A table of the paper: its grid, and afterwards its numbers beside ours. `evaluate.py` only.",
     "callbacks": "What runs beside training. `train.py` only.",
     "trainer": "Arguments of Lightning's Trainer; any that is not listed may be given as `trainer.NAME=VALUE`.",
@@ -147,7 +148,7 @@ def _keys(group: str, train: DictConfig, evaluate: DictConfig) -> Iterator[str]:
             yield from _nested(
                 _type_of(CallbacksConfig, item.name), train.callbacks[item.name], f"callbacks.{item.name}."
             )
-    elif group in ("sampler", "evaluation", "objective", "optimizer", "logger"):
+    elif group in ("sampler", "evaluation", "restoration", "objective", "optimizer", "logger"):
         trained = group in ("objective", "optimizer")
         schema, cfg = (TrainConfig, train) if trained else (evaluate_schema(), evaluate)
         yield from _nested(_type_of(schema, group), cfg[group], f"{group}.")

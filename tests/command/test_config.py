@@ -73,7 +73,10 @@ def test_every_study_that_has_settings_finds_them_in_the_schema():
     (part,) = [item.type for item in fields(evaluate_schema()) if item.name == "evaluation"]
     stated = {item.name for item in fields(part)}
     general = {item.name for item in fields(GeneralSettings)}
-    assert stated - general == {name for name, study in STUDIES.items() if fields(study.Settings)}
+    own = {name for name, study in STUDIES.items() if fields(study.Settings) and not study.group}
+    assert stated - general == own
+    groups = {study.group: study.Settings for study in STUDIES.values() if study.group}
+    assert {item.name: item.type for item in fields(evaluate_schema()) if item.name in groups} == groups
 
 
 def test_every_key_of_the_schemas_is_in_the_files(composed):

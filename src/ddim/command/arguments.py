@@ -27,6 +27,7 @@ from ddim.runs.plugins import load_plugins
 GRID_KEYS = re.compile(
     r"sampler\.(name|steps|nfe|eta|tau)|evaluation\.(parts|metrics|seeds)|evaluation\.\w+\.eta|callbacks\.evaluation\.(steps|eta)"
     r"|(logger\.)?tags"
+    r"|restoration\.(operator|method)"
 )
 # Options that a sampler has for itself; of several, no preset lists those of all.
 OWN_OPTION = re.compile(r"sampler\.(?!(name|steps|nfe|eta|tau|clip_denoised|eps_scale|eps_slope)$)\w+")

@@ -28,7 +28,8 @@ from ddim.diffusion.grid import GridPoint, SamplerConfig
 from ddim.diffusion.schedule import build_schedule
 from ddim.diffusion.selection import SEARCHED
 from ddim.errors import UserError, at_least, one_of
-from ddim.evaluation.settings import GeneralSettings, evaluation_schema, plan
+from ddim.evaluation.settings import STUDIES, GeneralSettings, evaluation_schema, plan
+from ddim.evaluation.study import Study
 from ddim.findings.paper import TABLES, PaperTable
 from ddim.findings.parts import GRID
 from ddim.tracking.loggers import LoggerConfig, check_tags
@@ -100,10 +101,18 @@ def evaluate_schema() -> type[EvaluateConfig]:
     evaluation = evaluation_schema()
     return make_dataclass(
         "EvaluateConfig",
-        [("evaluation", evaluation, field(default_factory=evaluation))],
+        [
+            ("evaluation", evaluation, field(default_factory=evaluation)),
+            *((study.group, study.Settings, field(default_factory=study.Settings)) for study in _with_groups()),
+        ],
         bases=(EvaluateConfig,),
         namespace={"__doc__": EvaluateConfig.__doc__},
     )
+
+
+def _with_groups() -> list[type[Study]]:
+    """The studies whose settings are a group of their own."""
+    return [study for study in STUDIES.values() if study.group]
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,9 @@ def evaluation_config(cfg: DictConfig) -> Evaluation:
     """Check a composed `evaluate` configuration whose dataset, denoiser and schedule are already filled in."""
     config = _typed(evaluate_schema(), cfg)
     check_tags("tags", config.tags)
+    for study in _with_groups():
+        # Where a study looks for its settings.
+        setattr(config.evaluation, study.name, getattr(config, study.group))
     config.evaluation.check()
     config.logger.check()
     _check_seed(config.seed)

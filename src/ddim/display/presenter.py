@@ -11,7 +11,7 @@ import PIL.Image
 from ddim.display.clouds import against_figure, flow_figure
 from ddim.display.curves import steps_figure
 from ddim.display.figures import distance_figure, drawn, speed_figure
-from ddim.display.images import animation, labelled_rows, sample_sheet, samples_picture
+from ddim.display.images import animation, image_grid, labelled_rows, sample_sheet, samples_picture
 from ddim.display.samples import as_images, is_image, overview
 from ddim.findings.labels import point_key
 from ddim.findings.telling import (
@@ -25,6 +25,7 @@ from ddim.findings.telling import (
     Picture,
     Row,
     Sheet,
+    Single,
     Strip,
     Words,
 )
@@ -38,6 +39,8 @@ def draw(picture: Picture) -> PIL.Image.Image:
             return labelled_rows(rows, title, columns, breaks=breaks)
         case Sheet(images, title, column):
             return sample_sheet(images, title, column)
+        case Single(image):
+            return image_grid([image], 1, 1)
         case Curves(panels, title, subtitle):
             return steps_figure(panels, title, subtitle)
         case GridFigure("distance", rows, floor):

@@ -15,6 +15,7 @@ from ddim.evaluation.studies.grid import EvaluationGrid
 from ddim.evaluation.studies.interpolation import Interpolation
 from ddim.evaluation.studies.likelihood import Likelihood
 from ddim.evaluation.studies.reconstruction import Reconstruction
+from ddim.evaluation.studies.restoration import Restoration
 from ddim.evaluation.studies.trajectory import Trajectory
 from ddim.evaluation.study import HELD_OUT, Study
 from ddim.findings.parts import PARTS
@@ -32,6 +33,7 @@ STUDIES: dict[str, type[Study]] = {
         Diversity,
         Convergence,
         Likelihood,
+        Restoration,
     )
 }
 
@@ -108,8 +110,8 @@ class GeneralSettings:
                     f"evaluation={name} compares with; leave evaluation.reference out or {name} out of "
                     "evaluation.parts."
                 )
-        for name in STUDIES:
-            getattr(self, name, _NOTHING).check(f"evaluation.{name}")
+        for name, study in STUDIES.items():
+            getattr(self, name, _NOTHING).check(study.group or f"evaluation.{name}")
 
 
 class _Nothing:
@@ -125,7 +127,7 @@ def evaluation_schema() -> type[GeneralSettings]:
     own = [
         (name, study.Settings, field(default_factory=study.Settings))
         for name, study in STUDIES.items()
-        if fields(study.Settings)
+        if fields(study.Settings) and not study.group
     ]
     return make_dataclass(
         "EvaluationConfig", own, bases=(GeneralSettings,), namespace={"__doc__": GeneralSettings.__doc__}

@@ -90,6 +90,8 @@ class Study(ABC):
     name: ClassVar[str]
     # A dataclass, `evaluation.<name>`, with `check(key)`.
     Settings: ClassVar[type]
+    # Where its settings are a group of their own, its name: they are `<group>.KEY` then.
+    group: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     points: Sequence[GridPoint]
 

@@ -82,6 +82,7 @@ class Part:
         prefix: of the names of its pictures.
         write: writes its rows.
         fresh: whether the rows of an earlier evaluation in the same directory give way before there are new ones.
+        label: (row, rows) -> what its line is called in the page, where that is more than sampler and η.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Part:
     prefix: str | None = None
     write: Callable[[Path, str, Rows, Row], None] = write_rows
     fresh: bool = False
+    label: Callable[[Row, Rows], str] | None = None
 
     def table_name(self) -> str:
         """Of the files that hold the rows, without the ending."""

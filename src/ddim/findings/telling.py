@@ -83,6 +83,13 @@ class Animation:
 
 
 @dataclass(frozen=True)
+class Single:
+    """One image as it is, pixel by pixel: uint8 (C, H, W)."""
+
+    image: Any
+
+
+@dataclass(frozen=True)
 class GridFigure:
     """A plot of all rows of a grid: `of` is "distance" or "speed"."""
 
@@ -118,7 +125,7 @@ class Against:
     names: Sequence[str] = ()
 
 
-Picture = Strip | Sheet | Curves | Animation | GridFigure | Flow | Against
+Picture = Strip | Sheet | Curves | Animation | Single | GridFigure | Flow | Against
 
 
 class Words(Protocol):

@@ -9,6 +9,8 @@ from torch import Tensor
 
 # The Gaussian window of Wang et al. (2004), "Image quality assessment: from error visibility to structural similarity".
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+# Decibels of an image whose pixels are all the same: more than 8 bits can say of any other.
+LARGEST_PSNR = 60.0
 # Images, or rows of a distance matrix, at a time.
 BLOCK = 500
 
@@ -91,17 +93,38 @@ def structural_similarity(images: Tensor, others: Tensor) -> float:
 
     torchmetrics' definition: edges are continued by reflection, channels are averaged.
     """
+    return similarities(images, others).mean().item()
+
+
+def similarities(images: Tensor, others: Tensor) -> Tensor:
+    """SSIM of each pair, float64 (N,), see `structural_similarity`."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     side, sigma = ssim_window(*images.shape[-2:])
-    total = 0.0
+    found = []
     for a, b in zip(images.split(BLOCK), others.split(BLOCK), strict=True):
         values = structural_similarity_index_measure(
-            a.double() / 255, b.double() / 255, sigma=sigma, kernel_size=side, data_range=1.0, reduction="sum"
+            a.double() / 255, b.double() / 255, sigma=sigma, kernel_size=side, data_range=1.0, reduction="none"
         )
         assert isinstance(values, Tensor)
-        total += values.item()
-    return total / len(images)
+        found.append(values.reshape(len(a)))
+    return torch.cat(found)
+
+
+def peak_ratios(images: Tensor, others: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each pair of uint8 (N, C, H, W) in decibels, float64 (N,), for a range of [0, 1].
+
+    At most LARGEST_PSNR: equal images have an infinite one, of which there is no mean.
+    """
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    found = [
+        peak_signal_noise_ratio(
+            a.double() / 255, b.double() / 255, data_range=1.0, reduction="none", dim=tuple(range(1, images.ndim))
+        )
+        for a, b in zip(images.split(BLOCK), others.split(BLOCK), strict=True)
+    ]
+    return torch.cat(found).clamp(max=LARGEST_PSNR)
 
 
 def feature_distance(features: Tensor, others: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def _cell(row: Row, column: str, digits: int | None) -> Cell:
 
 def _charts(part: Part, rows: Sequence[Row], number: int) -> Iterator[Chart]:
     for line in part.lines:
-        series = _series(line, rows)
+        series = _series(line, rows, part.label)
         levels: list[tuple[str, float]] = []
         if line.level is not None and rows:
             value = rows[0].get(line.level[0]) if isinstance(line.level[0], str) else line.level[0]
@@ -73,14 +73,15 @@ def _charts(part: Part, rows: Sequence[Row], number: int) -> Iterator[Chart]:
             yield chart
 
 
-def _series(line: Line, rows: Sequence[Row]) -> list[Series]:
+def _series(line: Line, rows: Sequence[Row], named: Callable[[Row, Sequence[Row]], str] | None = None) -> list[Series]:
     found: dict[tuple[str, str], list[tuple[float, float, str]]] = {}
-    taus = list(dict.fromkeys(str(row.get("tau")) for row in rows))
+    taus = [""] if named is not None else list(dict.fromkeys(str(row.get("tau")) for row in rows))
     for row in rows:
         x, y = row.get(line.x[0]), row.get(line.column)
         if is_finite(x) and is_finite(y):
-            label = eta_title(line_label(row, rows))
-            found.setdefault((label, str(row.get("tau"))), []).append((x, y, measured_text(y)))
+            label = eta_title(line_label(row, rows)) if named is None else named(row, rows)
+            tau = "" if named is not None else str(row.get("tau"))
+            found.setdefault((label, tau), []).append((x, y, measured_text(y)))
     etas = list(dict.fromkeys(eta for eta, _ in found))
     return [
         Series(eta if len(taus) == 1 else f"τ {tau}, {eta}", etas.index(eta), taus.index(tau), sorted(points))

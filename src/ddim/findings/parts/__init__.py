@@ -9,6 +9,7 @@ from ddim.findings.parts import (
     interpolation,
     likelihood,
     reconstruction,
+    restoration,
     trajectory,
 )
 
@@ -24,5 +25,6 @@ PARTS: dict[str, Part] = {
         diversity.PART,
         convergence.PART,
         likelihood.PART,
+        restoration.PART,
     )
 }
