@@ -371,3 +371,34 @@ def test_it_runs_as_a_module_without_diffusers(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True)
     assert open_pretrained(tmp_path / "out").schedule is not None
+
+
+def test_the_card_lies_beside_it_and_says_what_the_run_states(tmp_path, capsys, trained_run):
+    from ddim.findings.card import CARD
+
+    options = ["--license", "mit", "--machine", "two cores", "--hours", "0.1"]
+    main([str(trained_run), str(tmp_path / "out"), *options])
+    text = (tmp_path / "out" / CARD).read_text()
+    # Four steps of 16 images.
+    assert "Length: 4 optimizer steps, 64 images seen" in text and "license: mit" in text
+    assert "Machine: two cores, 0.10 hours" in text and "decay 0.995" in text
+    assert str(tmp_path / "out" / CARD) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--license", "no licence"], "--license 'no licence' is no name"),
+        (["--hours", "-1"], "--hours -1 must be a positive number"),
+        (["--evaluation", "nowhere"], "no results.json or results.csv in 'nowhere'"),
+        (["--push-to-hub", "name"], "--push-to-hub name is not the name of a model on the hub; give OWNER/NAME"),
+        (["--push-to-hub", "a/b@main"], "--push-to-hub a/b@main is not the name"),
+    ],
+)
+def test_a_card_that_cannot_be_written_is_one_sentence_and_nothing_is(tmp_path, capsys, options, message):
+    run = write_run(tmp_path / "run", random_unet(UNETS[SMALL]), SCHEDULES["linear"])
+    with pytest.raises(SystemExit) as caught:
+        main([str(run), str(tmp_path / "out"), "--weights", "raw", *options])
+    printed = capsys.readouterr()
+    assert caught.value.code == 2 and printed.err.startswith("error: ") and message in printed.err
+    assert printed.err.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -1,9 +1,9 @@
 """`python -m ddim.export RUN DIR`: a trained denoiser as a diffusers pipeline (`UNet2DModel` and `DDIMScheduler`).
 
-diffusers need not be installed to write it. `DDIMPipeline.from_pretrained(DIR)` then draws the images that this project
-draws from the same latents, under two conditions. Its "leading" timesteps equal the linear sub-sequence here only where
-the number of steps divides num_timesteps. And it must not clip x_0: DDIMScheduler clips by default, so the exported
-configuration says `clip_sample: false`, as in the paper.
+A model card lies beside it. diffusers need not be installed to write it. `DDIMPipeline.from_pretrained(DIR)` then draws
+the images that this project draws from the same latents, under two conditions. Its "leading" timesteps equal the linear
+sub-sequence here only where the number of steps divides num_timesteps. And it must not clip x_0: DDIMScheduler clips by
+default, so the exported configuration says `clip_sample: false`, as in the paper.
 """
 
 from __future__ import annotations
@@ -20,31 +20,30 @@ from typing import Any
 from safetensors.torch import save
 
 from ddim.data.build import load_data
-from ddim.denoisers.formats.contents import UNSTATED, WEIGHTS, Pretrained
+from ddim.denoisers.formats.contents import WEIGHTS, Pretrained
 from ddim.denoisers.formats.diffusers import CONFIG, INDEX, MODEL, SAFETENSORS, SCHEDULER_CONFIGS
 from ddim.denoisers.formats.diffusers_config import (
-    OUR_PATCH_KEY,
+    DIFFUSERS_VERSION,
     OUR_SCHEDULE_KEY,
-    OUR_WEIGHTS_KEY,
     PREDICTION_TYPES,
-    UNET_CLASS,
-    UNET_NEEDED,
+    pipeline_index,
+    unet_config,
 )
+from ddim.denoisers.formats.hub import check_hub_name, push
 from ddim.denoisers.formats.naming import file_name
 from ddim.denoisers.pretrained import open_pretrained
 from ddim.denoisers.unet import UNet
 from ddim.diffusion import NoiseSchedule
 from ddim.errors import UserError
+from ddim.findings.card import CARD, Card
 from ddim.findings.paper import OFFICIAL_SCHEDULE
 from ddim.metrics import FEATURES
 from ddim.metrics.measure import load_extractor, statistics_of
 from ddim.metrics.published import statistics_file
-from ddim.runs.layout import STATISTICS_FILE
+from ddim.runs.layout import LAST_CHECKPOINT, STATISTICS_FILE
 from ddim.runs.paths import usable_path
 from ddim.runs.plugins import load_plugins
 
-# diffusers notes here which version wrote a file; this is the oldest one our tests accept.
-DIFFUSERS_VERSION = "0.35.0"
 # What diffusers fixes in the schedule it calls squaredcos_cap_v2.
 DIFFUSERS_COSINE = {"s": 0.008, "max_beta": 0.999}
 
@@ -58,7 +57,7 @@ def export(
         pretrained: where the weights and the schedule come from; the linear schedule of DDPM if it states none.
         directory: does not exist yet, or is empty.
         weights: "ema" or "raw".
-        beside: further files by their names, such as `statistics_to_go_along` makes.
+        beside: further files by their names, as `model_card` and `statistics_to_go_along` make them.
 
     Returns:
         The files written.
@@ -128,40 +127,31 @@ def statistics_to_go_along(
     return {STATISTICS_FILE.format(extractor.name): statistics_file(statistics, dataset)}
 
 
-def pipeline_index() -> dict[str, Any]:
-    """`model_index.json` of a DDIMPipeline."""
-    return {
-        "_class_name": "DDIMPipeline",
-        "_diffusers_version": DIFFUSERS_VERSION,
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "unet": ["diffusers", UNET_CLASS],
-    }
+def model_card(pretrained: Pretrained, weights: str = "ema", **stated: Any) -> bytes:
+    """The README.md of an exported network.
 
+    Args:
+        pretrained: what is exported; where it lies in a run directory, the card says how that run was trained.
+        weights: "ema" or "raw".
+        stated: what only its owner knows: `licence`, `machine`, `hours`, `evaluation` of `ddim.findings.card.Card`.
 
-def unet_config(unet: UNet, label: str = UNSTATED) -> dict[str, Any]:
-    """`config.json` of the UNet2DModel that is the same function as `unet`; `label` says which weights these are."""
-    config, patch = unet.config, unet.config["patch"]
-    size = config["resolution"] // patch
-    attends = [size >> level in config["attention_resolutions"] for level in range(len(config["channel_mult"]))]
-    return {
-        "_class_name": UNET_CLASS,
-        "_diffusers_version": DIFFUSERS_VERSION,
-        OUR_WEIGHTS_KEY: label,
-        **({OUR_PATCH_KEY: patch} if patch > 1 else {}),
-        **UNET_NEEDED,
-        "act_fn": "silu",
-        "attention_head_dim": None,
-        "attn_norm_num_groups": None,
-        "sample_size": size,
-        "in_channels": config["in_channels"] * patch**2,
-        "out_channels": config["out_channels"] * patch**2,
-        "block_out_channels": [config["base_channels"] * m for m in config["channel_mult"]],
-        "layers_per_block": config["num_res_blocks"],
-        "down_block_types": ["AttnDownBlock2D" if attention else "DownBlock2D" for attention in attends],
-        "up_block_types": ["AttnUpBlock2D" if attention else "UpBlock2D" for attention in reversed(attends)],
-        "dropout": config["dropout"],
-        "norm_num_groups": config["norm_groups"],
-    }
+    Raises:
+        UserError: there are no such weights, the evaluation is of others, or a licence or duration is none.
+    """
+    label, checkpoint = pretrained.select(weights), Path(pretrained.origin)
+    card = Card(
+        origin=pretrained.origin,
+        weights=label,
+        parameters=sum(value.numel() for value in pretrained.states[label].values()),
+        dataset=pretrained.dataset,
+        schedule=pretrained.schedule or OFFICIAL_SCHEDULE,
+        steps=pretrained.steps,
+        images=pretrained.images,
+        use=usage(".", pretrained.denoiser.get("patch", 1)),
+        run=checkpoint.parent.parent if checkpoint.parent.name == LAST_CHECKPOINT.parent.name else None,
+        **stated,
+    )
+    return card.text().encode()
 
 
 def scheduler_config(description: Mapping[str, Any], predicts: str = "eps") -> dict[str, Any]:
@@ -222,6 +212,38 @@ def usage(directory: str, patch: int = 1) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line: writes the directory and prints how to use it; exit status 2 with one sentence on an error."""
+    options = _parser().parse_args(arguments)
+    try:
+        load_plugins()
+        _check_free(options.directory)
+        if options.push_to_hub is not None:
+            check_hub_name(options.push_to_hub)
+        pretrained = open_pretrained(options.run)
+        stated = {name: getattr(options, name) for name in ("licence", "machine", "hours", "evaluation")}
+        beside = {CARD: model_card(pretrained, options.weights, **stated)}
+        if options.reference:
+            beside |= statistics_to_go_along(pretrained, options.reference, options.root, options.cache_dir)
+        files = export(pretrained, options.directory, options.weights, beside)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if pretrained.schedule is None:
+        print(f"{pretrained.origin} does not state its schedule: took the linear one of DDPM, {OFFICIAL_SCHEDULE}.")
+    print(f"Wrote the {pretrained.select(options.weights)} weights of {pretrained.origin}:")
+    for file in files:
+        print(f"  {file}")
+    print("To use it:")
+    for line in usage(str(options.directory), pretrained.denoiser.get("patch", 1)):
+        print(f"  {line}")
+    if options.push_to_hub is not None:
+        try:
+            print(f"Uploaded to {push(options.directory, options.push_to_hub, private=options.private)}")
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ddim.export", description="Write a trained denoiser as a diffusers pipeline directory."
     )
@@ -242,29 +264,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="DIR",
         help="downloads, weights and statistics (default: %(default)s)",
     )
-    options = parser.parse_args(arguments)
-    try:
-        load_plugins()
-        _check_free(options.directory)
-        pretrained = open_pretrained(options.run)
-        pretrained.select(options.weights)  # before all images are read
-        beside = (
-            statistics_to_go_along(pretrained, options.reference, options.root, options.cache_dir)
-            if options.reference
-            else None
-        )
-        files = export(pretrained, options.directory, options.weights, beside)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    if pretrained.schedule is None:
-        print(f"{pretrained.origin} does not state its schedule: took the linear one of DDPM, {OFFICIAL_SCHEDULE}.")
-    print(f"Wrote the {pretrained.select(options.weights)} weights of {pretrained.origin}:")
-    for file in files:
-        print(f"  {file}")
-    print("To use it:")
-    for line in usage(str(options.directory), pretrained.denoiser.get("patch", 1)):
-        print(f"  {line}")
+    card = parser.add_argument_group("model card", f"what {CARD} says besides what RUN states")
+    card.add_argument("--license", dest="licence", metavar="ID", help="as the hub names it: mit, cc-by-4.0, ...")
+    card.add_argument("--machine", metavar="TEXT", help="what it was trained on")
+    card.add_argument("--hours", type=float, help="how long; default: estimated from the metrics of RUN")
+    card.add_argument("--evaluation", type=Path, metavar="DIR", help="an evaluation of these weights, for its table")
+    hub = parser.add_argument_group("Hugging Face hub")
+    hub.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload DIR as this model; needs `hf auth login`")
+    hub.add_argument("--private", action="store_true", help="where the model is new, only its owner sees it")
+    return parser
 
 
 def _check_free(directory: Path) -> None:

@@ -3,6 +3,7 @@ because the library reads its environment once."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -47,6 +48,7 @@ class Hub(BaseHTTPRequestHandler):
 
     repositories: dict[str, Path] = {}  # noqa: RUF012
     requests: list[str] = []  # noqa: RUF012
+    uploaded: dict[str, bytes] = {}  # noqa: RUF012
 
     def log_message(self, *args: Any) -> None:
         pass
@@ -56,6 +58,28 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.answer(body=True)
+
+    def do_POST(self) -> None:
+        """Of an upload: a new model, how each file is to be sent, and the files."""
+        path = self.path.partition("?")[0].strip("/")
+        self.requests.append(f"{self.command} {path}")
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.headers.get("Authorization") != "Bearer hf_mine":
+            return self.reply(401, b"{}", True)
+        if path == "api/repos/create":
+            return self.reply(200, json.dumps({"url": f"http://{self.headers['Host']}/some/new"}).encode(), True)
+        if "/preupload/" in path:
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(content)["files"]
+            ]
+            return self.reply(200, json.dumps({"files": files}).encode(), True)
+        if "/commit/" not in path:  # what it thinks of the model card
+            return self.reply(200, b"{}", True)
+        for line in map(json.loads, content.splitlines()):
+            if line["key"] == "file":
+                self.uploaded[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+        return self.reply(200, json.dumps({"commitUrl": path, "commitOid": COMMIT}).encode(), True)
 
     def answer(self, body: bool) -> None:
         path = self.path.partition("?")[0].strip("/")
@@ -123,6 +147,7 @@ def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         Hub, "repositories", {"some/pipeline": tmp_path / "hub/pipeline", "some/old": tmp_path / "hub/old"}
     )
     monkeypatch.setattr(Hub, "requests", [])
+    monkeypatch.setattr(Hub, "uploaded", {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -179,6 +204,36 @@ def test_models_that_cannot_be_had(endpoint, ask, tmp_path):
     )
     assert gated.startswith("the hub model some/gated needs its owner's permission")
     assert revision == "the hub model some/old has no revision v9; leave out @v9"
+
+
+PUSH = """
+import json, os, pathlib, sys
+from ddim.denoisers.formats.hub import push
+from ddim.errors import UserError
+answers = []
+for token in sys.argv[2:]:
+    os.environ["HF_TOKEN"] = token
+    try:
+        answers.append(push(pathlib.Path(sys.argv[1]), "some/new"))
+    except UserError as error:
+        answers.append(str(error))
+print(json.dumps(answers))
+"""
+
+
+def test_a_directory_is_uploaded_whole(endpoint, ask, tmp_path):
+    folder = tmp_path / "hub" / "pipeline"
+    (address,) = ask(endpoint, str(folder), "hf_mine", script=PUSH)
+    assert address == f"{endpoint}/some/new"
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert Hub.uploaded == files and "unet/config.json" in files
+
+
+def test_an_upload_that_is_refused_says_how_to_do_it_later(endpoint, ask, tmp_path):
+    folder = tmp_path / "hub" / "pipeline"
+    (sentence,) = ask(endpoint, str(folder), "hf_other", script=PUSH)
+    assert sentence.startswith(f"{folder} is written, but could not be uploaded as some/new") and "\n" not in sentence
+    assert "`hf auth login`" in sentence and f"`hf upload some/new {folder}`" in sentence and Hub.uploaded == {}
 
 
 def test_without_the_hub_library(monkeypatch):

@@ -53,7 +53,8 @@ class Pretrained:
     of our network. `condition` says what the conditions of a conditional network mean, such as {"classes": [names]};
     None where the file does not say. `space` says how data that are no images were standardised. `predicts` is what the
     network says, one of PREDICTIONS. `statistics` are files beside it that hold reference statistics of what it was
-    trained on.
+    trained on. `steps` and `images` are what the weights have seen in training, optimizer steps and images with their
+    repetitions, where the file says so.
     """
 
     origin: str
@@ -66,6 +67,8 @@ class Pretrained:
     space: dict[str, Any] | None = None
     predicts: str = "eps"
     statistics: tuple[Path, ...] = ()
+    steps: int | None = None
+    images: int | None = None
 
     def select(self, weights: str = "ema", key: str = "weights") -> str:
         """The key of `states` to use where "ema" or "raw" weights are asked for.

@@ -1,7 +1,7 @@
 """What a diffusers `config.json` of a UNet2DModel and a `scheduler_config.json` mean here, or why they cannot be used.
 
-Keys that a file leaves out have the defaults of diffusers' classes, which are repeated here because diffusers need not
-be installed.
+And what is written of a UNet of ours. Keys that a file leaves out have the defaults of diffusers' classes, which are
+repeated here because diffusers need not be installed.
 """
 
 from __future__ import annotations
@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ddim.denoisers.formats.contents import UNSTATED
 from ddim.denoisers.formats.weights import refuse, resolution_of
+from ddim.denoisers.unet import UNet
 
+# diffusers notes here which version wrote a file; this is the oldest one our tests accept.
+DIFFUSERS_VERSION = "0.35.0"
 UNET_CLASS = "UNet2DModel"
 UNET_DEFAULTS: dict[str, Any] = {
     "sample_size": None,
@@ -237,3 +241,39 @@ def _problems_of_blocks(config: Mapping[str, Any], widths: list[int], head_dim_g
 
 def _is_positive_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def pipeline_index() -> dict[str, Any]:
+    """`model_index.json` of a DDIMPipeline."""
+    return {
+        "_class_name": "DDIMPipeline",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "unet": ["diffusers", UNET_CLASS],
+    }
+
+
+def unet_config(unet: UNet, label: str = UNSTATED) -> dict[str, Any]:
+    """`config.json` of the UNet2DModel that is the same function as `unet`; `label` says which weights these are."""
+    config, patch = unet.config, unet.config["patch"]
+    size = config["resolution"] // patch
+    attends = [size >> level in config["attention_resolutions"] for level in range(len(config["channel_mult"]))]
+    return {
+        "_class_name": UNET_CLASS,
+        "_diffusers_version": DIFFUSERS_VERSION,
+        OUR_WEIGHTS_KEY: label,
+        **({OUR_PATCH_KEY: patch} if patch > 1 else {}),
+        **UNET_NEEDED,
+        "act_fn": "silu",
+        "attention_head_dim": None,
+        "attn_norm_num_groups": None,
+        "sample_size": size,
+        "in_channels": config["in_channels"] * patch**2,
+        "out_channels": config["out_channels"] * patch**2,
+        "block_out_channels": [config["base_channels"] * m for m in config["channel_mult"]],
+        "layers_per_block": config["num_res_blocks"],
+        "down_block_types": ["AttnDownBlock2D" if attention else "DownBlock2D" for attention in attends],
+        "up_block_types": ["AttnUpBlock2D" if attention else "UpBlock2D" for attention in reversed(attends)],
+        "dropout": config["dropout"],
+        "norm_num_groups": config["norm_groups"],
+    }

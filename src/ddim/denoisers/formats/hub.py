@@ -1,7 +1,9 @@
-"""Models of the Hugging Face hub: fetches the few files of a diffusers UNet into a cache that then works offline."""
+"""Models of the Hugging Face hub: fetches the few files of a diffusers UNet into a cache that then works offline, and
+uploads a directory."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -85,3 +87,34 @@ def fetch(source: str, cache_dir: Path | None = None) -> tuple[Path, str]:
             f"the hub model {name} could not be downloaded ({reason_of(error)}); try again later"
         ) from error
     return folder, f"{name}@{folder.name}"
+
+
+def check_hub_name(name: str) -> None:
+    """Raises UserError where `name` is not `owner/name`, or huggingface_hub is not installed."""
+    if not is_hub_id(name) or "@" in name:
+        raise UserError(f"--push-to-hub {name} is not the name of a model on the hub; give OWNER/NAME")
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise UserError(f"--push-to-hub {name} needs the package huggingface_hub: pip install -e '.[hub]'")
+
+
+def push(directory: Path, name: str, *, private: bool = False) -> str:
+    """Upload the files of `directory` as the model `name`, which is made if there is none; returns its address.
+
+    Raises:
+        UserError: nobody is logged in, it belongs to others, or the hub cannot be reached; `directory` stays.
+    """
+    import huggingface_hub
+
+    hub = huggingface_hub.HfApi()
+    try:
+        address = hub.create_repo(name, private=private, exist_ok=True)
+        hub.upload_folder(folder_path=directory, repo_id=name, commit_message="Exported by ddim")
+    except Exception as error:  # refusals and interrupted connections come as exceptions of several libraries
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        refused = status in (401, 403) or isinstance(error, huggingface_hub.errors.LocalTokenNotFoundError)
+        advice = "log in with `hf auth login` as somebody who may write there" if refused else "try again later"
+        raise UserError(
+            f"{directory} is written, but could not be uploaded as {name} ({reason_of(error)}); {advice}, "
+            f"`hf upload {name} {directory}` is enough then"
+        ) from error
+    return str(address)

@@ -9,6 +9,7 @@ A checkpoint is a Lightning checkpoint with one more entry, plain data under `HE
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,8 @@ def from_own(checkpoint: Mapping[str, Any], origin: str) -> Pretrained:
         predicts=_predicts(config, origin),
         states={label: _denoiser_state(checkpoint.get(key), origin, denoiser) for label, key in keys.items()},
         condition=_plain(config.get("condition"), origin),
+        steps=_whole_number(checkpoint.get("global_step")),
+        images=_images_seen(checkpoint),
     )
 
 
@@ -143,6 +146,22 @@ def _predicts(config: Mapping[str, Any], origin: str) -> str:
             f"known are {', '.join(PREDICTIONS)}"
         )
     return str(predicts)
+
+
+def _images_seen(checkpoint: Mapping[str, Any]) -> int | None:
+    """Batches that have reached the weights times their size on all processes, as Lightning and our loader say."""
+    try:
+        loop = checkpoint["loops"]["fit_loop"]
+        batches = loop["epoch_loop.batch_progress"]["total"]["processed"]
+        (loader,) = loop["state_dict"]["combined_loader"]
+        factors = [_whole_number(value) for value in (batches, loader["batch_size"], loader["world_size"])]
+    except (LookupError, TypeError, ValueError):
+        return None
+    return None if None in factors else math.prod(number for number in factors if number is not None)
+
+
+def _whole_number(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _plain(group: Any, origin: str) -> dict[str, Any] | None:
