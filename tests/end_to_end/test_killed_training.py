@@ -334,35 +334,13 @@ def test_a_rate_that_is_too_high_ends_in_a_sentence_and_a_lower_one_goes_on(laun
 
 
 class TestSlurm:
-    """What SLURM and Lightning do between them; `scontrol` is ours and does what SLURM does to the job."""
+    """What SLURM tells a task that it starts again; the real one is in test_slurm.py."""
 
     @pytest.fixture
-    def cluster(self, tmp_path: Path) -> dict[str, str]:
-        scontrol = tmp_path / "scontrol"
-        scontrol.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/asked\nkill -TERM $PPID\n")
-        scontrol.chmod(0o755)
+    def cluster(self) -> dict[str, str]:
         task = {"JOB_ID": 4242, "JOB_NAME": "train", "NTASKS": 1, "NTASKS_PER_NODE": 1, "PROCID": 0, "LOCALID": 0}
         task |= {"NODEID": 0, "NNODES": 1}
-        return {f"SLURM_{key}": str(value) for key, value in task.items()} | {
-            "PATH": f"{tmp_path}:{os.environ['PATH']}"
-        }
-
-    def test_a_requeued_job_finds_its_run_and_goes_on(self, launcher, uninterrupted, cluster, tmp_path):
-        command = (*TRAINING, f"output_dir={tmp_path}")
-        attempt = launcher.start("train.py", *command, environment=cluster)
-        attempt.until(lambda: attempt.batches >= 10)
-        attempt.kill(signal.SIGUSR1)
-        assert attempt.wait() == 143, attempt.output
-        assert (tmp_path / "asked").read_text() == "requeue 4242\n"
-        (run,) = (tmp_path / "train").iterdir()
-        assert re.fullmatch("slurm-4242-[0-9a-f]{6}-digits", run.name)
-        assert (run / "hpc_ckpt_1.ckpt").is_file(), "Lightning's own"
-        assert checkpoint_of(run)["global_step"] == attempt.batches
-
-        attempt = launcher.start("train.py", *command, environment=cluster)
-        assert attempt.wait() == 0, attempt.output
-        assert attempt.batches < STEPS and "was started before" in attempt.output
-        assert_same_end(run, uninterrupted)
+        return {f"SLURM_{key}": str(value) for key, value in task.items()}
 
     def test_lightnings_newer_checkpoint_is_lightnings_to_take(self, launcher, uninterrupted, cluster, tmp_path):
         command = (*TRAINING, f"output_dir={tmp_path}")
