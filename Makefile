@@ -2,15 +2,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint notebooks docs clean
+.PHONY: help install demo test lint notebooks docs site clean
 help:
 	@echo "make demo     install, train the default (digits), evaluate its grid, print the table"
 	@echo "make test     install with test dependencies, run the whole suite"
 	@echo "make lint     ruff, mypy and the import contracts"
 	@echo "make notebooks   run notebooks/ from top to bottom and keep their outputs; a quarter of an hour at most"
 	@echo "make docs     write what docs/ takes from the code: configuration.md, the import diagram"
+	@echo "make site     README, docs/, notebooks/ and docstrings as a site in build/site/html"
 	@echo "make install  the environment alone, in $(VENV)"
-	@echo "make clean    remove $(VENV), outputs/ and cache/"
+	@echo "make clean    remove $(VENV), outputs/, cache/ and build/"
 
 install: $(VENV)/.installed
 
@@ -25,6 +26,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,cluster,search]'
+	@touch $@
+
+$(VENV)/.installed-site: pyproject.toml constraints.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[site]'
 	@touch $@
 
 demo: $(VENV)/.installed
@@ -47,5 +52,8 @@ docs: $(VENV)/.installed-dev
 	$(BIN)/python -m tools.configuration_page
 	$(BIN)/python -m tools.import_diagram
 
+site: $(VENV)/.installed-site
+	$(BIN)/python -m tools.site
+
 clean:
-	rm -rf $(VENV) outputs cache
+	rm -rf $(VENV) outputs cache build

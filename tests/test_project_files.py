@@ -147,3 +147,48 @@ def _target(name: str) -> str:
     found = re.search(rf"^{name}:.*\n((?:\t.*\n)+)", makefile, flags=re.MULTILINE)
     assert found is not None, name
     return found[1]
+
+
+class TestContainerfile:
+    """No image is built here; what is written is parsed, and what it copies and runs is there."""
+
+    @pytest.fixture
+    def steps(self, tmp_path: Path):
+        parser = pytest.importorskip("dockerfile_parse").DockerfileParser(str(tmp_path))
+        parser.content = (REPOSITORY / "Containerfile").read_text()
+        return [step for step in parser.structure if step["instruction"] != "COMMENT"]
+
+    def test_its_instructions_are_known_and_in_order(self, steps):
+        names = [step["instruction"] for step in steps]
+        assert names[0] == "FROM" and names[-2:] == ["ENTRYPOINT", "CMD"]
+        known = {"FROM", "ENV", "WORKDIR", "COPY", "RUN", "USER", "VOLUME", "ENTRYPOINT", "CMD"}
+        assert set(names) <= known
+        assert names.index("USER") > max(number for number, name in enumerate(names) if name == "RUN")
+
+    def test_what_it_copies_exists_and_is_not_ignored(self, steps):
+        ignored = set((REPOSITORY / ".containerignore").read_text().split())
+        copied = [source for step in steps if step["instruction"] == "COPY" for source in step["value"].split()[:-1]]
+        assert {"conf", "src", "train.py", "evaluate.py", "constraints.txt"} <= set(copied)
+        for source in copied:
+            assert (REPOSITORY / source).exists() and source.partition("/")[0] not in ignored, source
+
+    def test_what_is_in_brackets_is_json_and_the_shell_understands_it(self, steps):
+        values = {step["instruction"]: step["value"] for step in steps if step["value"].startswith("[")}
+        entry, command = json.loads(values["ENTRYPOINT"]), json.loads(values["CMD"])
+        assert (REPOSITORY / command[0]).is_file() and json.loads(values["VOLUME"])
+        shell, flag, program, *rest = entry
+        said = subprocess.run(
+            [shell, flag, program.replace("exec python", "exec echo"), *rest, *command, "two words"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert said.stdout == "/opt/ddim/train.py --help two words\n"
+
+    def test_its_python_and_extras_are_ours(self, steps):
+        project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+        (image,) = [step["value"] for step in steps if step["instruction"] == "FROM"]
+        version = re.search(r"python:(\d+)\.(\d+)", image)
+        assert version is not None and f">={version[1]}.{version[2]}" == project["requires-python"]
+        (extras,) = [match[1] for step in steps if (match := re.search(r"\.\[([\w,]+)\]", step["value"]))]
+        assert set(extras.split(",")) <= set(project["optional-dependencies"])
