@@ -76,6 +76,7 @@ EXPLAINED = {
     "recipe": "What goes with a data set besides its images: batch, learning rate, length, EMA. `train.py` only.",
     "experiment": "Presets of several groups.",
     "debug": "Short runs for finding mistakes, see [debugging](debugging.md). `train.py` only.",
+    "hparams_search": "Searches for good settings with Optuna, see [sweeps](sweeps.md). `train.py` only.",
     "evaluation": "The questions that are asked of a trained network, and how. `evaluate.py` only.",
     "restoration": "What is damaged, and how it is restored, `evaluation=restoration` ([page](restoration.md)).",
     "table": "A table of the paper: its grid, and afterwards its numbers beside ours. `evaluate.py` only.",

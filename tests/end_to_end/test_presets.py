@@ -18,6 +18,7 @@ TRAINING_GROUPS = (
     "debug",
     "denoiser",
     "experiment",
+    "hparams_search",
     "logger",
     "optimizer",
     "recipe",

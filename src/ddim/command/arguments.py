@@ -6,7 +6,6 @@ Light on purpose: nothing here imports torch, so that `--help` and shell complet
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import re
 import tempfile
@@ -18,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 
+from ddim.command.needed import check_launcher, check_sweeper
 from ddim.errors import UserError
 from ddim.runs.locate import find_evaluation, latest_checkpoint, resolve_checkpoint, run_directory
 from ddim.runs.overrides import GROUPS, SUPPLIED, quoted, read_overrides
@@ -46,13 +46,15 @@ def training_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line of train.py as Hydra gets it: grids as lists, and for `resume=` the run's own overrides.
 
     Raises:
-        UserError: `resume=` names nothing to resume, a group's option is not a name, or nothing can be written
-            where the run would be.
+        UserError: `resume=` names nothing to resume, a group's option is not a name, nothing can be written where the
+            run would be, or a search needs a package that is not installed.
     """
     load_plugins()
     if _is_question(arguments):
         return _as_asked(arguments, TRAINER)
     _check_options(arguments)
+    if (search := _search(arguments)) is not None:
+        check_sweeper(search)
     rewritten = _additions(_grids_as_lists(arguments), TRAINER)
     resume = _value_of("resume", rewritten)
     if resume in (None, "null"):
@@ -94,9 +96,12 @@ def _replayed(directory: Path, arguments: Sequence[str], resume: str) -> list[st
     given = {_key(argument) for argument in arguments}
     kept = read_overrides(directory, leave_out=given | {"resume"})
     rest = [argument for argument in arguments if _key(argument) != "resume"]
+    # A job of a search goes on alone.
+    alone = ["hydra.mode=RUN"] if _search(kept) is not None else []
     return [
         *kept,
         *rest,
+        *alone,
         f"resume={quoted(resume)}",
         f"hydra.run.dir={quoted(str(directory))}",
         "hydra.output_subdir=null",  # a resumption that is refused must not change the run
@@ -137,7 +142,12 @@ def _directory_under_slurm(arguments: Sequence[str]) -> list[str]:
 
 
 def _is_multirun(arguments: Sequence[str]) -> bool:
-    return any(argument in MULTIRUN for argument in arguments)
+    return any(argument in MULTIRUN for argument in arguments) or _search(arguments) is not None
+
+
+def _search(arguments: Sequence[str]) -> str | None:
+    """The search over settings that is asked for."""
+    return _value_of("hparams_search", arguments)
 
 
 def _is_question(arguments: Sequence[str]) -> bool:
@@ -178,7 +188,7 @@ def sweep_arguments(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: a sweep has no checkpoint to begin with, or its launcher is not installed.
     """
-    _check_launcher(arguments)
+    check_launcher(_value_of("hydra/launcher", arguments) or "basic")
     options = [argument for argument in arguments if argument.startswith("-")]
     if not options or not all(option in MULTIRUN for option in options):
         return list(arguments)
@@ -187,22 +197,6 @@ def sweep_arguments(arguments: Sequence[str]) -> list[str]:
     newest = latest_checkpoint(Path(_value_of("output_dir", arguments) or "outputs"))
     kept = [argument for argument in arguments if _key(argument) != "checkpoint"]
     return [*kept, f"checkpoint={quoted(str(newest))}"]
-
-
-def _check_launcher(arguments: Sequence[str]) -> None:
-    """Hydra knows a launcher only where its plugin is installed."""
-    launcher = _value_of("hydra/launcher", arguments) or "basic"
-    plugin = {"joblib": "joblib", "submitit": "submitit", "slurm": "submitit"}.get(launcher.partition("_")[0])
-    module = f"hydra_{plugin}_launcher"
-    if plugin is not None and not _installed(f"hydra_plugins.{module}"):
-        raise UserError(f"hydra/launcher={launcher} needs the package {module}: pip install -e '.[cluster]'")
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package that it would be in
-        return False
 
 
 def _own_studies() -> list[str]:

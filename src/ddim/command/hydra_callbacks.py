@@ -18,11 +18,11 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ddim.errors import UserError
 from ddim.runs.ending import exit_with_sentence
-from ddim.runs.layout import JOB_FILE
+from ddim.runs.layout import JOB_FILE, SWEEP_FILE
 from ddim.runs.processes import agreed, place
 
 _SILENT = {
@@ -69,6 +69,10 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         exit_with_sentence(_refuse_sweep_of_many)
         self.directory = Path(config.hydra.sweep.dir).absolute()
+        if config.hydra.sweeper._target_ != BASIC_SWEEPER:
+            # By this file a sweep is known; only Hydra's own sweeper leaves one.
+            self.directory.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(config, self.directory / SWEEP_FILE)
         _begun.append(self)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:

@@ -31,7 +31,9 @@ log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig) -> float | None:
-    """Train as `conf/train.yaml` describes. Returns the last validation loss (what a Hydra sweeper would minimise).
+    """Train as `conf/train.yaml` describes. Returns the last value of what chooses the best checkpoint.
+
+    That is what a search over settings minimises: `callbacks.checkpoint.monitor`, or the validation loss without one.
 
     Raises:
         UserError: anything the user can put right, before the first training step; after it, a loss that is no number
@@ -85,8 +87,8 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
     finish(trainer)
     last = directory / "checkpoints" / LAST
     log.info("Trained to step %d. Checkpoint: %s", trainer.global_step, last if last.is_file() else "none")
-    loss = trainer.callback_metrics.get("val/loss")
-    return None if loss is None else float(loss)
+    value = trainer.callback_metrics.get(config.callbacks.checkpoint.monitor or "val/loss")
+    return None if value is None else float(value)
 
 
 def _images_per_step(config: TrainConfig, trainer: pl.Trainer) -> str:

@@ -23,7 +23,7 @@ SUPPLIED = ("dataset", "denoiser", "schedule")
 GROUPS = (
     *SUPPLIED,
     *("sampler", "objective", "optimizer", "evaluation", "trainer", "logger", "callbacks", "recipe", "experiment"),
-    *("debug", "restoration", "table"),
+    *("debug", "restoration", "table", "hparams_search"),
 )
 
 

@@ -120,7 +120,9 @@ def _wandb(
     id_file = directory / RUN_ID_FILE
     # The file of a process that was killed may be empty.
     stored = id_file.read_text(errors="replace").strip() if id_file.is_file() else ""
-    run_id = stored or secrets.token_hex(4)
+    # An agent of a W&B sweep has chosen one.
+    chosen = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+    run_id = stored or chosen or secrets.token_hex(4)
     # It becomes part of a folder's name.
     if not RUN_ID.fullmatch(run_id):
         raise UserError(f"{id_file} holds no id of a W&B run; remove it, and a new run is begun.")
