@@ -173,6 +173,24 @@ def test_a_network_on_patches_is_diffusers_network_of_unshuffled_pixels(tmp_path
     assert back.build("raw").config == unet.config
 
 
+def test_half_the_size(tmp_path, load_quietly):
+    unet = random_unet(UNETS[SMALL], 1)
+    run = write_run(tmp_path / "run", unet, SCHEDULES["linear"])
+    sizes = {}
+    for half in (False, True):
+        files = export(open_pretrained(run), tmp_path / f"half-{half}", "raw", half=half)
+        sizes[half] = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")
+    assert sizes[True] < 0.6 * sizes[False]
+    back = open_pretrained(tmp_path / "half-True").build("raw")
+    theirs = load_quietly(tmp_path / "half-True").unet
+    x, t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3)), torch.tensor([3, 871])
+    with torch.inference_mode():
+        expected, found = unet(x, t), back(x, t)
+        torch.testing.assert_close(theirs(x, t).sample, found, rtol=1e-4, atol=1e-5)
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).abs().max() < 0.02 * expected.abs().max()
+
+
 @pytest.mark.parametrize(
     ("file", "change", "remark"),
     [

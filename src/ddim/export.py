@@ -49,7 +49,12 @@ DIFFUSERS_COSINE = {"s": 0.008, "max_beta": 0.999}
 
 
 def export(
-    pretrained: Pretrained, directory: Path, weights: str = "ema", beside: Mapping[str, bytes] | None = None
+    pretrained: Pretrained,
+    directory: Path,
+    weights: str = "ema",
+    beside: Mapping[str, bytes] | None = None,
+    *,
+    half: bool = False,
 ) -> list[Path]:
     """Write a diffusers pipeline directory, whole or not at all.
 
@@ -58,6 +63,7 @@ def export(
         directory: does not exist yet, or is empty.
         weights: "ema" or "raw".
         beside: further files by their names, as `model_card` and `statistics_to_go_along` make them.
+        half: stores the weights in float16: half the size, read back as float32.
 
     Returns:
         The files written.
@@ -75,7 +81,8 @@ def export(
             f"the denoiser {name} of {pretrained.origin} has no counterpart in diffusers; only unet has one"
         )
     levels = len(unet.config["channel_mult"])
-    tensors = {file_name("diffusers", name, levels): value.contiguous() for name, value in unet.state_dict().items()}
+    state = (unet.half() if half else unet).state_dict()
+    tensors = {file_name("diffusers", name, levels): value.contiguous() for name, value in state.items()}
     texts = {
         Path(INDEX): pipeline_index(),
         MODEL / CONFIG: unet_config(unet, label),
@@ -223,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         beside = {CARD: model_card(pretrained, options.weights, **stated)}
         if options.reference:
             beside |= statistics_to_go_along(pretrained, options.reference, options.root, options.cache_dir)
-        files = export(pretrained, options.directory, options.weights, beside)
+        files = export(pretrained, options.directory, options.weights, beside, half=options.half)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -250,6 +257,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", metavar="RUN", help="a run directory, a .ckpt, or a public checkpoint or hub model")
     parser.add_argument("directory", metavar="DIR", type=Path, help="where to write: a new or empty directory")
     parser.add_argument("--weights", choices=WEIGHTS, default="ema", help="which weights of RUN (default: ema)")
+    parser.add_argument("--half", action="store_true", help="store the weights in float16, half the size")
     parser.add_argument(
         "--reference",
         choices=FEATURES,
