@@ -11,14 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from ddim.denoisers.mlp import ResidualMLP
+from ddim.denoisers.text_unet import TextUNet
 from ddim.denoisers.unet import UNet
 from ddim.denoisers.unet1d import UNet1d
 from ddim.errors import UserError
 
 MAX_BLOCKS = 100
-UNET = "unet"
+UNET, TEXT_UNET = "unet", "text_unet"
 # One line per network. What is registered later is here as well, with its version in VERSIONS.
-DENOISERS: dict[str, type[nn.Module]] = {UNET: UNet, "mlp": ResidualMLP, "unet_1d": UNet1d}
+DENOISERS: dict[str, type[nn.Module]] = {
+    UNET: UNet,
+    TEXT_UNET: TextUNet,
+    "mlp": ResidualMLP,
+    "unet_1d": UNet1d,
+}
 # Of a user's own: changes when the network does, which its weights need not show.
 VERSIONS: dict[str, str] = {}
 # Arguments that the UNet has got since its weights were first kept, with the defaults that change nothing.
@@ -66,7 +72,7 @@ def shaped(config: Mapping[str, Any], sample_shape: Sequence[int]) -> dict[str, 
 
 
 def _check_size(config: Mapping[str, Any]) -> None:
-    own = config.get("name") == UNET
+    own = config.get("name") in (UNET, TEXT_UNET)
     blocks = config.get("num_res_blocks", 1)
     if own and isinstance(blocks, int) and blocks > MAX_BLOCKS:
         raise ValueError(f"num_res_blocks must be at most {MAX_BLOCKS}, got {blocks}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -141,13 +141,29 @@ class ResidualBlock(nn.Module):
         return self.shortcut(x) + self.conv2(self.dropout(self.norm2(h)))
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(C)) v of q, k, v (N, positions, C), one head: (N, positions, C) in q's precision."""
+class Context(NamedTuple):
+    """What an image may attend to beside itself, tokens of a text.
+
+    features: (N, L, F). present: bool (N, L), False for those that nobody attends to; at least one is True.
+    """
+
+    features: Tensor
+    present: Tensor
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, present: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(C)) v of q (N, positions, C) and k, v (N, keys, C), one head: shape and precision of q.
+
+    present: bool (N, keys), False for keys without any influence.
+    """
     if q.device.type == "cpu" and q.dtype is torch.bfloat16:
         # The fused kernel of CPUs does not multiply in bfloat16: two matrix products are 2.5 to 5 times faster.
         scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5)
+        if present is not None:
+            scores = scores.masked_fill(~present[:, None], -torch.inf)
         return torch.bmm(scores.softmax(dim=-1).to(q.dtype), v)
-    return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+    mask = None if present is None else present[:, None, None]
+    return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], attn_mask=mask)[:, 0]
 
 
 class Attention(nn.Module):
@@ -164,10 +180,21 @@ class Attention(nn.Module):
         self.v = linear(channels, channels)
         self.out = linear(channels, channels, zero=True)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def add_context(self, features: int) -> None:
+        """Let it attend to a context of so many features as well: keys and values beside the image's own (GLIDE)."""
+        channels = self.q.out_features
+        self.context_k = linear(features, channels)
+        self.context_v = linear(features, channels)
+
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         # For a channels-last x neither this transposition nor the one back moves any memory.
         tokens = self.norm(x).flatten(2).transpose(1, 2)
-        attended = attention(self.q(tokens), self.k(tokens), self.v(tokens))
+        k, v, present = self.k(tokens), self.v(tokens), None
+        if context is not None:
+            k = torch.cat([k, self.context_k(context.features)], dim=1)
+            v = torch.cat([v, self.context_v(context.features)], dim=1)
+            present = torch.cat([context.present.new_ones(tokens.shape[:2]), context.present], dim=1)
+        attended = attention(self.q(tokens), k, v, present)
         return x + self.out(attended).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
@@ -208,12 +235,12 @@ class DownLevel(nn.Module):
         self.attentions = _attentions(len(channels) if attention else 0, out_channels, block_options["norm_groups"])
         self.downsample = Downsample(out_channels) if downsample else None
 
-    def forward(self, x: Tensor, time: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, x: Tensor, time: Tensor, context: Context | None = None) -> tuple[Tensor, list[Tensor]]:
         skips = []
         for j, block in enumerate(self.blocks):
             x = block(x, time)
             if self.attentions:
-                x = self.attentions[j](x)
+                x = self.attentions[j](x, context)
             skips.append(x)
         if self.downsample is not None:
             x = self.downsample(x)
@@ -230,8 +257,8 @@ class Middle(nn.Module):
         self.attention = Attention(channels, norm_groups=block_options["norm_groups"])
         self.block2 = ResidualBlock(channels, channels, **block_options)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        return self.block2(self.attention(self.block1(x, time)), time)
+    def forward(self, x: Tensor, time: Tensor, context: Context | None = None) -> Tensor:
+        return self.block2(self.attention(self.block1(x, time), context), time)
 
 
 class UpLevel(nn.Module):
@@ -245,11 +272,11 @@ class UpLevel(nn.Module):
         self.attentions = _attentions(len(channels) if attention else 0, out_channels, block_options["norm_groups"])
         self.upsample = Upsample(out_channels) if upsample else None
 
-    def forward(self, x: Tensor, skips: list[Tensor], time: Tensor) -> Tensor:
+    def forward(self, x: Tensor, skips: list[Tensor], time: Tensor, context: Context | None = None) -> Tensor:
         for j, block in enumerate(self.blocks):
             x = block(torch.cat([x, skips.pop()], dim=1), time)
             if self.attentions:
-                x = self.attentions[j](x)
+                x = self.attentions[j](x, context)
         return x if self.upsample is None else self.upsample(x)
 
 

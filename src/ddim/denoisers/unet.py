@@ -14,7 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddim.denoisers.layers import DownLevel, GroupNormSiLU, Middle, TimeEmbedding, UpLevel, conv3x3
+from ddim.denoisers.layers import (
+    Attention,
+    Context,
+    DownLevel,
+    GroupNormSiLU,
+    Middle,
+    TimeEmbedding,
+    UpLevel,
+    conv3x3,
+)
 
 
 class UNet(nn.Module):
@@ -140,8 +149,14 @@ class UNet(nn.Module):
         Raises:
             ValueError: x, t or condition has another shape or kind than this, or the network needs a condition.
         """
-        self._check_inputs(x, t)
-        time = self.time_embedding(t, self._embedded(condition, t))
+        self.check_inputs(x, t)
+        return self.predict(x, self.time_embedding(t, self._embedded(condition, t)))
+
+    def predict(self, x: Tensor, time: Tensor, context: Context | None = None) -> Tensor:
+        """`forward` with what `time_embedding` has made of the timesteps, (N, 4 base_channels), in place of them.
+
+        context: what every attention attends to beside the image; they have been made ready with `attend_to`.
+        """
         # What autocast may compute in less is everything between the two ends. x and eps themselves are not rounded: an
         # error in eps is carried into every later step, and rounding it was most of bfloat16's effect on the images.
         with torch.autocast(x.device.type, enabled=False):
@@ -150,11 +165,11 @@ class UNet(nn.Module):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         skips = [x]
         for down in self.down:
-            x, new_skips = down(x, time)
+            x, new_skips = down(x, time, context)
             skips += new_skips
-        x = self.middle(x, time)
+        x = self.middle(x, time, context)
         for up in reversed(self.up):
-            x = up(x, skips, time)
+            x = up(x, skips, time, context)
         with torch.autocast(x.device.type, enabled=False):
             x = self.conv_out(self.norm_out(x.to(self.conv_out.weight.dtype)))
             return x if self.config["patch"] == 1 else F.pixel_shuffle(x, self.config["patch"])
@@ -176,7 +191,13 @@ class UNet(nn.Module):
             )
         return self.class_embedding(condition)
 
-    def _check_inputs(self, x: Tensor, t: Tensor) -> None:
+    def attend_to(self, features: int) -> None:
+        """Make every attention ready for a context of so many features per token."""
+        for module in [module for module in self.modules() if isinstance(module, Attention)]:
+            module.add_context(features)
+
+    def check_inputs(self, x: Tensor, t: Tensor) -> None:
+        """Raises ValueError where x or t has another shape or kind than `forward` takes."""
         channels = self.config["in_channels"]
         if x.ndim != 4 or x.shape[1] != channels or not x.is_floating_point():
             raise ValueError(f"x must be floating with shape (N, {channels}, H, W), got {x.dtype} {tuple(x.shape)}")
