@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ddim.data.captioned_digits import CaptionedDigits
 from ddim.data.celeba import CelebA
 from ddim.data.cifar10 import Cifar10
 from ddim.data.datamodule import ImageDataModule, Source, kind_of
@@ -29,11 +30,12 @@ SOURCES: dict[str, Callable[[Options, Path], Source]] = {
     "points2d": Points2d,
     "tabular": Tabular,
     "signals": Signals,
+    "captioned_digits": CaptionedDigits,
 }
 # A live view: what is registered later is in it.
 DATASETS = SOURCES.keys()
 _PHOTOGRAPHS = ("cifar10", "celeba")
-_ARRAYS = ("digits", "cifar10")
+_ARRAYS = ("digits", "cifar10", "captioned_digits")
 
 
 def build_datamodule(

@@ -30,6 +30,8 @@ MEANINGS = {
     "table's rows or the windows of signals, at random and the same every time.",
     "allow_upscale": "accept images that are smaller than `resolution`.",
     "on_bad_image": "what to do with files that are no usable image; skip counts them and goes on.",
+    "count": "training images that are composed; image i does not depend on it.",
+    "test_count": "test images that are composed.",
     "features": "what distances are measured on unless the evaluation says otherwise.",
     "tau": "spacing of the timesteps unless the sampler says otherwise.",
     "shape": "of the points; the mixture is of Gaussians on a circle, and its density is known.",

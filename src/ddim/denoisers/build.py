@@ -139,17 +139,28 @@ def check_conditions(
     """
     if not takes_condition(denoiser):
         return
-    classes = described(denoiser).config.get("num_classes")
+    config = described(denoiser).config
+    sizes = {key: config[key] for key in ("num_classes", "num_words", "caption_length") if config.get(key) is not None}
     if meaning is None:
         if not required and null_condition(denoiser) is not None:
             return
-        needs = "is a conditional network" if classes is None else f"with denoiser.num_classes={classes}"
-        raise UserError(f"denoiser {needs} needs images with labels, dataset {dataset} has none.")
-    known = len(meaning.get("classes", ()))
-    if classes is not None and classes != known:
-        raise UserError(
-            f"denoiser.num_classes={classes} does not fit dataset {dataset} with {known} classes; take {known}."
-        )
+        first = next(iter(sizes), None)
+        needs = "is a conditional network" if first is None else f"with denoiser.{first}={sizes[first]}"
+        what = "captions" if "num_words" in sizes else "labels"
+        raise UserError(f"denoiser {needs} needs images with {what}, dataset {dataset} has none.")
+    for key, size in sizes.items():
+        has, what = _has(meaning, key)
+        if size != has:
+            advice = f"; take {has}." if has else "."
+            raise UserError(f"denoiser.{key}={size} does not fit dataset {dataset} with {has} {what}{advice}")
+
+
+def _has(meaning: Mapping[str, Any], key: str) -> tuple[int, str]:
+    """What `denoiser.<key>` has to be with conditions of this meaning, and of what that is the number."""
+    if key == "caption_length":
+        return int(meaning.get(key, 0)), "words a caption"
+    name = key.removeprefix("num_")
+    return len(meaning.get(name, ())), name
 
 
 def check_shape(denoiser: nn.Module, sample_shape: Sequence[int], dataset: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddim.denoisers.layers import linear
@@ -22,7 +23,10 @@ class TextUNet(nn.Module):
         caption_length: L, tokens of a caption.
         text_width: features of a token, a multiple of 4.
         text_depth: layers of the transformer that reads it.
-        in_channels ... norm_groups: as of :class:`UNet`.
+        patch_size: p; squares of p x p pixels are the channels of one position of the UNet, which is p^2 times cheaper
+            (as Hoogeboom et al. 2023 do it at high resolutions).
+        in_channels, resolution: of the images; the resolution is divisible by p.
+        base_channels ... norm_groups: as of :class:`UNet`; its `attention_resolutions` are those inside, divided by p.
 
     Raises:
         ValueError: an argument is out of range or does not fit the others; the message names it.
@@ -35,10 +39,11 @@ class TextUNet(nn.Module):
         caption_length: int,
         text_width: int = 64,
         text_depth: int = 2,
+        patch_size: int = 1,
         in_channels: int = 1,
         resolution: int = 16,
         base_channels: int = 32,
-        channel_mult: Sequence[int] = (1, 2, 2),
+        channel_mult: Sequence[int] = (1, 2),
         num_res_blocks: int = 1,
         attention_resolutions: Sequence[int] = (8, 4),
         dropout: float = 0.0,
@@ -50,15 +55,17 @@ class TextUNet(nn.Module):
             "caption_length": caption_length,
             "text_width": text_width,
             "text_depth": text_depth,
+            "patch_size": patch_size,
         }
-        for name, value in text.items():
+        image: dict[str, Any] = {"in_channels": in_channels, "resolution": resolution}
+        for name, value in (text | image).items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
         if text_width % HEADS:
             raise ValueError(f"text_width must be a multiple of {HEADS}, got {text_width}")
-        image: dict[str, Any] = {
-            "in_channels": in_channels,
-            "resolution": resolution,
+        if resolution % patch_size:
+            raise ValueError(f"resolution {resolution} must be divisible by patch_size {patch_size}")
+        inside: dict[str, Any] = {
             "base_channels": base_channels,
             "channel_mult": channel_mult,
             "num_res_blocks": num_res_blocks,
@@ -66,16 +73,16 @@ class TextUNet(nn.Module):
             "dropout": dropout,
             "norm_groups": norm_groups,
         }
-        self.unet = UNet(**image)
+        self.unet = UNet(in_channels=in_channels * patch_size**2, resolution=resolution // patch_size, **inside)
         self.unet.attend_to(text_width)
         self.text = TextEncoder(num_words, caption_length, text_width, text_depth)
         self.pooled = linear(text_width, 4 * base_channels)
-        self.config = {**text, **{name: self.unet.config[name] for name in image}}
+        self.config = {**text, **image, **{name: self.unet.config[name] for name in inside}}
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of the images that it is trained on."""
-        return self.unet.sample_shape
+        return self.config["in_channels"], self.config["resolution"], self.config["resolution"]
 
     @property
     def null_condition(self) -> Tensor:
@@ -86,7 +93,8 @@ class TextUNet(nn.Module):
         """Predict the noise in x_t, of images with these captions.
 
         Args:
-            x, t: as of :meth:`UNet.forward`.
+            x: (N, in_channels, H, W), floating; H and W are divisible by `patch_size` times what the UNet needs.
+            t: (N,) timesteps, LongTensor.
             condition: token ids (N, caption_length), LongTensor; None is the empty caption for all.
 
         Returns:
@@ -95,7 +103,11 @@ class TextUNet(nn.Module):
         Raises:
             ValueError: an argument has another shape or kind than this.
         """
-        self.unet.check_inputs(x, t)
+        p, channels = self.config["patch_size"], self.config["in_channels"]
+        if x.ndim != 4 or x.shape[1] != channels or x.shape[2] % p or x.shape[3] % p:
+            raise ValueError(f"x must have shape (N, {channels}, H, W), both divisible by {p}, got {tuple(x.shape)}")
+        patches = F.pixel_unshuffle(x, p)
+        self.unet.check_inputs(patches, t)
         shape = (len(x), self.config["caption_length"])
         if condition is None:
             condition = self.null_condition.to(x.device).expand(shape)
@@ -106,4 +118,4 @@ class TextUNet(nn.Module):
             )
         context = self.text(condition)
         time = self.unet.time_embedding(t, self.pooled(context.features[:, 0]))
-        return self.unet.predict(x, time, context)
+        return F.pixel_shuffle(self.unet.predict(patches, time, context), p)
