@@ -66,6 +66,21 @@ def samples_picture(images: Images) -> Image.Image:
     return image_grid(images, max(1, round(len(images) ** 0.5)))
 
 
+def captioned(images: Images, caption: str) -> Image.Image:
+    """Images (n, C, H, W) side by side in rows of at most eight, the one caption of all of them underneath."""
+    text = font(22)
+    grid = image_grid(images, 8, max(1, _LARGEST_CELL // max(pixels_of(images).shape[1:3]))).convert("RGB")
+    width = max(grid.width, 2 * _LARGEST_CELL) + 2 * _MARGIN
+    lines = textwrap.wrap(caption, max(1, int((width - 2 * _MARGIN) / text.getlength("n"))))
+    picture = Image.new("RGB", (width, grid.height + 2 * _MARGIN + 30 * len(lines)), "white")
+    picture.paste(grid, ((width - grid.width) // 2, _MARGIN))
+    draw = ImageDraw.Draw(picture)
+    for number, line in enumerate(lines):
+        place = (width / 2, grid.height + _MARGIN + 30 * (number + 0.5) + 6)
+        draw.text(place, line, fill="black", font=text, anchor="mm")
+    return picture
+
+
 def cut_grid(picture: Image.Image, height: int, width: int, count: int) -> np.ndarray:
     """The first `count` images of a picture that `image_grid` drew at its default scale: uint8 (count, C, H, W).
 

@@ -1,0 +1,123 @@
+"""A caption as a picture, and what is said where it cannot be one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ddim.data.captions import Vocabulary
+from ddim.denoisers import UNet
+from ddim.denoisers.formats.own import describe
+from ddim.denoisers.pretrained import open_pretrained
+from ddim.denoisers.text_unet import TextUNet
+from ddim.diffusion.grid import SamplerConfig
+from ddim.draw import draw, guided, main
+from ddim.errors import UserError
+
+WORDS = ["a", "one", "two", "of", "left"]
+TEXT = {
+    **{"num_words": 5, "caption_length": 6, "text_width": 8, "text_depth": 1, "resolution": 8, "base_channels": 8},
+    **{"channel_mult": [1, 2], "attention_resolutions": [4], "norm_groups": 4},
+}
+SCHEDULE = {"name": "linear", "num_timesteps": 20, "beta_start": 1e-3, "beta_end": 0.2}
+DATASET = {"name": "captioned_digits"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a network of random weights that are nowhere zero."""
+    network = TextUNet(**TEXT)
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        f"denoiser.{name}": 0.2 * torch.randn(value.shape, generator=generator)
+        for name, value in network.state_dict().items()
+    }
+    config = {
+        **{"dataset": DATASET, "denoiser": {"name": "text_unet", **network.config}, "schedule": SCHEDULE},
+        "condition": {"words": WORDS, "caption_length": 6},
+    }
+    path = tmp_path_factory.mktemp("draw") / "text.ckpt"
+    torch.save({"ddim": describe(config), "state_dict": state}, path)
+    return path
+
+
+@pytest.fixture
+def images(checkpoint: Path) -> Callable[..., Tensor]:
+    pretrained = open_pretrained(checkpoint)
+
+    def make(caption: str, steps: int = 4, **options: object) -> Tensor:
+        return draw(pretrained, caption, SamplerConfig(steps, 0.0), **{"weights": "raw", **options})  # type: ignore[arg-type]
+
+    return make
+
+
+def test_an_image_depends_on_caption_seed_and_number_alone(images: Callable[..., Tensor]) -> None:
+    four = images("a one left of a two", number=4)
+    assert four.shape == (4, 1, 8, 8) and four.dtype == torch.uint8
+    assert torch.equal(images("A  one left of a two", number=2), four[:2])
+    for other in ({"caption": "a two left of a one"}, {"caption": "a one left of a two", "seed": 1}):
+        assert not torch.equal(images(number=4, **other), four)
+
+
+def test_the_scale_is_that_of_classifier_free_guidance(images: Callable[..., Tensor], checkpoint: Path) -> None:
+    network = open_pretrained(checkpoint).build("raw")
+    tokens = Vocabulary(WORDS, 6).encode(["a one", "a two left of a one"])
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 15])
+    with torch.no_grad():
+        own, null = network(x, t, tokens), network(x, t)
+        for scale in (0.0, 1.0, 3.5):
+            torch.testing.assert_close(
+                guided(network, tokens, scale)(x, t), null + scale * (own - null), rtol=1e-4, atol=1e-4
+            )
+    assert torch.equal(images("a one", scale=0.0), images("a two", scale=0.0)), "0 is the empty caption"
+    assert torch.equal(images("", scale=1.0), images("a one", scale=0.0))
+
+
+def test_a_picture_is_written_and_its_place_said(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = [str(checkpoint), "--weights=raw", "--steps=2", "--number=9"]
+    assert main(["a one left of a two", *common]) == 0
+    assert capsys.readouterr().out == "Picture   a-one-left-of-a-two.png\n"
+    with Image.open("a-one-left-of-a-two.png") as picture:
+        assert picture.width > 8 * 96 and picture.height > 2 * 96, "nine images in two rows, and the caption"
+    assert main(["", *common, "--output=new/folder/any.png", "--sampler=heun"]) == 0
+    assert (tmp_path / "new/folder/any.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("caption", "options", "sentence"),
+    [
+        ("a dog", [], 'The word "dog" is not known; known are: a, left, of, one, two.'),
+        ("a a a a a a a", [], 'The caption "a a a a a a a" has 7 words; at most 6 can be read.'),
+        ("a one", ["--number=0"], "--number=0 must be a whole number of at least 1."),
+        ("a one", ["--steps=0"], "--steps=0 must be a whole number of at least 1."),
+        ("a one", ["--seed=-1"], "--seed=-1 must be a whole number from 0 to 2^63 - 1."),
+        ("a one", ["--scale=nan"], "--scale=nan must be a number of at least 0."),
+        ("a one", ["--eta=2"], "sampler.eta=2.0 must be a number from 0 to 1"),
+        ("a one", ["--output=picture.doc"], "--output=picture.doc must be the name of a .png file."),
+        ("a one", ["--weights=ema"], "holds no EMA weights"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_sentence(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], caption: str, options: list[str], sentence: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([caption, str(checkpoint), "--weights=raw", "--steps=2", *options])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and sentence in said and "Traceback" not in said
+
+
+def test_a_network_without_captions_is_refused(tmp_path: Path) -> None:
+    unet = UNet(in_channels=1, resolution=8, base_channels=8, channel_mult=[1, 2], norm_groups=4)
+    config = {"dataset": {"name": "digits"}, "denoiser": {"name": "unet", **unet.config}, "schedule": SCHEDULE}
+    state = {f"denoiser.{name}": value for name, value in unet.state_dict().items()}
+    torch.save({"ddim": describe(config), "state_dict": state}, tmp_path / "plain.ckpt")
+    with pytest.raises(UserError, match=r"plain.ckpt reads no captions; one that does is trained by `python train.py"):
+        draw(open_pretrained(tmp_path / "plain.ckpt"), "a one", SamplerConfig(2, 0.0), weights="raw")
