@@ -23,10 +23,11 @@ class TextUNet(nn.Module):
         caption_length: L, tokens of a caption.
         text_width: features of a token, a multiple of 4.
         text_depth: layers of the transformer that reads it.
-        patch_size: p; squares of p x p pixels are the channels of one position of the UNet, which is p^2 times cheaper
+        patch_size: p; squares of p x p pixels are the channels of one position of the UNet, which costs a p²-th then
             (as Hoogeboom et al. 2023 do it at high resolutions).
-        in_channels, resolution: of the images; the resolution is divisible by p.
-        base_channels ... norm_groups: as of :class:`UNet`; its `attention_resolutions` are those inside, divided by p.
+
+    The others are those of :class:`UNet`: channels and resolution of the images, the rest of the UNet inside, whose
+    `attention_resolutions` are those divided by p. The resolution must be divisible by p.
 
     Raises:
         ValueError: an argument is out of range or does not fit the others; the message names it.
