@@ -24,12 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 from ddim.command.config import evaluate_schema
 from ddim.data.build import SOURCES, LoaderConfig
 from ddim.data.options import MEANINGS, Options
-<<<<<<< HEAD
 from ddim.denoisers import ResidualMLP, UNet, UNet1d
-=======
-from ddim.denoisers import UNet
 from ddim.denoisers.text_unet import TextUNet
->>>>>>> 9e1a7c4 (Pages: what text_unet has more than the UNet, and the door that draws)
 from ddim.diffusion import SAMPLERS, NoiseSchedule
 from ddim.diffusion.samplers.etas import ETA_SCHEDULES
 from ddim.training.settings import CallbacksConfig, LossConfig, TrainConfig
@@ -137,22 +133,12 @@ def _keys(group: str, train: DictConfig, evaluate: DictConfig) -> Iterator[str]:
     if group == "dataset":
         yield _table(_dataset_rows())
     elif group == "denoiser":
-<<<<<<< HEAD
         yield _table(_signature_rows(UNet.__init__, UNet.__doc__ or "", train.denoiser, "denoiser."))
-        for option, network in (("mlp", ResidualMLP), ("unet_1d", UNet1d)):
+        for option, network in (("mlp", ResidualMLP), ("unet_1d", UNet1d), ("unet_captioned_digits", TextUNet)):
             yield f"What `denoiser={option}` has:\n"
             file = OmegaConf.load(CONF / "denoiser" / f"{option}.yaml")
             assert isinstance(file, DictConfig)
             yield _table(_signature_rows(network.__init__, network.__doc__ or "", file, "denoiser."))
-=======
-        unet = _signature_rows(UNet.__init__, UNet.__doc__ or "", train.denoiser, "denoiser.")
-        yield _table(unet)
-        yield "`text_unet` reads captions, and has some more:\n"
-        text = OmegaConf.load(CONF / "denoiser" / "unet_captioned_digits.yaml")
-        assert isinstance(text, DictConfig)
-        rows = _signature_rows(TextUNet.__init__, TextUNet.__doc__ or "", text, "denoiser.")
-        yield _table([row for row in rows if row[0] not in {known[0] for known in unet}])
->>>>>>> 9e1a7c4 (Pages: what text_unet has more than the UNet, and the door that draws)
     elif group == "schedule":
         yield from _schedules()
     elif group == "trainer":

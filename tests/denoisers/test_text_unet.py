@@ -129,20 +129,6 @@ def test_the_unet_has_not_changed(network: TextUNet) -> None:
     assert set(UNet(**image).state_dict()) == {name for name in inside if "context" not in name}
 
 
-def test_patches_are_channels_of_the_unet_inside() -> None:
-    """The same network with 2x2 patches on images of twice the side, and on those patches as channels."""
-    patched = awake(TextUNet(**SMALL | {"resolution": 16, "patch_size": 2}))
-    plain = TextUNet(**SMALL | {"in_channels": 4}).double()
-    plain.load_state_dict(patched.state_dict())
-    x = torch.randn(3, 1, 16, 16, dtype=torch.float64)
-    squares = torch.stack([x[:, 0, row::2, column::2] for row in (0, 1) for column in (0, 1)], dim=1)
-    inside = plain(squares, T, CAPTIONS)
-    found = patched(x, T, CAPTIONS)
-    assert patched.sample_shape == found.shape[1:] == (1, 16, 16)
-    for number, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
-        torch.testing.assert_close(found[:, 0, row::2, column::2], inside[:, number], rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
@@ -150,7 +136,7 @@ def test_patches_are_channels_of_the_unet_inside() -> None:
         ({"text_depth": 0}, "text_depth must be a positive integer, got 0"),
         ({"num_words": "many"}, "num_words must be a positive integer, got 'many'"),
         ({"caption_length": True}, "caption_length must be a positive integer, got True"),
-        ({"patch_size": 3}, "resolution 8 must be divisible by patch_size 3"),
+        ({"patch": 3}, "resolution 8 must be divisible by 6"),
         ({"in_channels": 0}, "in_channels must be a positive integer, got 0"),
         ({"norm_groups": 3}, "norm_groups 3 must divide every level's channels, got 8 channels"),
     ],
@@ -164,9 +150,3 @@ def test_what_cannot_be_built_is_named(wrong: dict[str, object], sentence: str) 
 def test_captions_of_another_shape_or_kind_are_refused(network: TextUNet, condition: Tensor) -> None:
     with pytest.raises(ValueError, match=r"condition must be a LongTensor of shape \(3, 5\)"):
         network(X, T, condition)
-
-
-@pytest.mark.parametrize("shape", [(3, 2, 8, 8), (3, 1, 9, 8), (3, 1, 8)])
-def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"x must have shape \(N, 1, H, W\), both divisible by 2, got"):
-        TextUNet(**SMALL | {"patch_size": 2})(torch.zeros(shape), T)

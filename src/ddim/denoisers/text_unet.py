@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddim.denoisers.layers import linear
@@ -23,11 +22,8 @@ class TextUNet(nn.Module):
         caption_length: L, tokens of a caption.
         text_width: features of a token, a multiple of 4.
         text_depth: layers of the transformer that reads it.
-        patch_size: p; squares of p x p pixels are the channels of one position of the UNet, which costs a p²-th then
-            (as Hoogeboom et al. 2023 do it at high resolutions).
 
-    The others are those of :class:`UNet`: channels and resolution of the images, the rest of the UNet inside, whose
-    `attention_resolutions` are those divided by p. The resolution must be divisible by p.
+    The others are those of :class:`UNet`.
 
     Raises:
         ValueError: an argument is out of range or does not fit the others; the message names it.
@@ -40,7 +36,6 @@ class TextUNet(nn.Module):
         caption_length: int,
         text_width: int = 64,
         text_depth: int = 2,
-        patch_size: int = 1,
         in_channels: int = 1,
         resolution: int = 16,
         base_channels: int = 32,
@@ -49,6 +44,7 @@ class TextUNet(nn.Module):
         attention_resolutions: Sequence[int] = (8, 4),
         dropout: float = 0.0,
         norm_groups: int = 16,
+        patch: int = 1,
     ) -> None:
         super().__init__()
         text: dict[str, Any] = {
@@ -56,34 +52,33 @@ class TextUNet(nn.Module):
             "caption_length": caption_length,
             "text_width": text_width,
             "text_depth": text_depth,
-            "patch_size": patch_size,
         }
-        image: dict[str, Any] = {"in_channels": in_channels, "resolution": resolution}
-        for name, value in (text | image).items():
+        for name, value in text.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
         if text_width % HEADS:
             raise ValueError(f"text_width must be a multiple of {HEADS}, got {text_width}")
-        if resolution % patch_size:
-            raise ValueError(f"resolution {resolution} must be divisible by patch_size {patch_size}")
-        inside: dict[str, Any] = {
+        image: dict[str, Any] = {
+            "in_channels": in_channels,
+            "resolution": resolution,
             "base_channels": base_channels,
             "channel_mult": channel_mult,
             "num_res_blocks": num_res_blocks,
             "attention_resolutions": attention_resolutions,
             "dropout": dropout,
             "norm_groups": norm_groups,
+            "patch": patch,
         }
-        self.unet = UNet(in_channels=in_channels * patch_size**2, resolution=resolution // patch_size, **inside)
+        self.unet = UNet(**image)
         self.unet.attend_to(text_width)
         self.text = TextEncoder(num_words, caption_length, text_width, text_depth)
         self.pooled = linear(text_width, 4 * base_channels)
-        self.config = {**text, **image, **{name: self.unet.config[name] for name in inside}}
+        self.config = {**text, **{name: self.unet.config[name] for name in image}}
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of the images that it is trained on."""
-        return self.config["in_channels"], self.config["resolution"], self.config["resolution"]
+        return self.unet.sample_shape
 
     @property
     def null_condition(self) -> Tensor:
@@ -94,8 +89,7 @@ class TextUNet(nn.Module):
         """Predict the noise in x_t, of images with these captions.
 
         Args:
-            x: (N, in_channels, H, W), floating; H and W are divisible by `patch_size` times what the UNet needs.
-            t: (N,) timesteps, LongTensor.
+            x, t: as of :meth:`UNet.forward`.
             condition: token ids (N, caption_length), LongTensor; None is the empty caption for all.
 
         Returns:
@@ -104,11 +98,7 @@ class TextUNet(nn.Module):
         Raises:
             ValueError: an argument has another shape or kind than this.
         """
-        p, channels = self.config["patch_size"], self.config["in_channels"]
-        if x.ndim != 4 or x.shape[1] != channels or x.shape[2] % p or x.shape[3] % p:
-            raise ValueError(f"x must have shape (N, {channels}, H, W), both divisible by {p}, got {tuple(x.shape)}")
-        patches = F.pixel_unshuffle(x, p)
-        self.unet.check_inputs(patches, t)
+        self.unet.check_inputs(x, t)
         shape = (len(x), self.config["caption_length"])
         if condition is None:
             condition = self.null_condition.to(x.device).expand(shape)
@@ -119,4 +109,4 @@ class TextUNet(nn.Module):
             )
         context = self.text(condition)
         time = self.unet.time_embedding(t, self.pooled(context.features[:, 0]))
-        return F.pixel_shuffle(self.unet.predict(patches, time, context), p)
+        return self.unet.predict(x, time, context)
