@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ddim.data import Pixels
 from ddim.data.captions import Vocabulary
+from ddim.denoisers.build import described
 from ddim.denoisers.formats.contents import WEIGHTS, Pretrained
 from ddim.denoisers.pretrained import open_pretrained
 from ddim.diffusion import SAMPLERS, Denoiser, NoiseSource
@@ -71,7 +72,7 @@ def draw(
     subject = Subject(
         denoiser=network,
         schedule=schedule,
-        sampling=Sampling(NoiseSource(seed), Pixels(tuple(network.sample_shape)), AT_ONCE),
+        sampling=Sampling(NoiseSource(seed), Pixels(described(network).sample_shape), AT_ONCE),
         bind=bind,
     )
     return torch.cat([subject.draw(point, indices) for indices in torch.arange(number).split(AT_ONCE)])
