@@ -85,7 +85,7 @@ class TestContracts:
         found = {path.name for path in (REPOSITORY / "src" / "ddim").iterdir() if path.name != "__pycache__"}
         rooms = {"command", "training", "evaluation", "display", "tracking", "findings", "metrics", "data"}
         rooms |= {"denoisers", "diffusion", "runs"}
-        doors = {"results.py", "report.py", "export.py", "extending.py"}
+        doors = {"results.py", "report.py", "export.py", "draw.py", "extending.py"}
         assert found - {"py.typed"} == rooms | doors | {"errors.py", "__init__.py"}
 
     @pytest.mark.parametrize("path", sorted((REPOSITORY / "src").rglob("*.py")), ids=lambda path: path.stem)
