@@ -302,7 +302,7 @@ def forgotten() -> Iterator[None]:
 
     from ddim.data.build import SOURCES
     from ddim.denoisers.build import DENOISERS, VERSIONS
-    from ddim.diffusion import SAMPLERS, SCHEDULES, WEIGHTINGS
+    from ddim.diffusion import GUIDANCE, SAMPLERS, SCHEDULES, WEIGHTINGS
     from ddim.evaluation.settings import STUDIES
     from ddim.findings.parts import PARTS
     from ddim.metrics import EXTRACTORS, MEASURES
@@ -310,6 +310,7 @@ def forgotten() -> Iterator[None]:
     store = ConfigStore.instance().repo
     tables = (
         SAMPLERS,
+        GUIDANCE,
         SCHEDULES,
         WEIGHTINGS,
         SOURCES,

@@ -1,7 +1,4 @@
-"""One of each kind of addition, from the files of docs/extending.md: its keys, its columns, its place in what is found.
-
-Guidance is not among them: there is no room for it yet.
-"""
+"""One of each kind of addition, from the files of docs/extending.md: its keys, columns, and place in what is found."""
 
 from __future__ import annotations
 
@@ -53,9 +50,13 @@ TRAINED = (
 EVALUATED = (
     *("checkpoint=run", "sampler=trapezoid", "sampler.weight=0.25", "sampler.steps=2,3", "hydra.run.dir=evaluation"),
     *("evaluation.parts=grid,brightness", "evaluation.brightness.num_images=10", "evaluation.num_samples=20"),
+    *("guidance=bright", "guidance.strength=0.2"),
     *("evaluation.features=edges", "evaluation.metrics=frechet_distance,coverage", "evaluation.loss_images=70"),
     "logger.mode=offline",
 )
+
+
+GUIDED = [["guidance", "bright"], ["guidance_strength", 0.2]]
 
 
 @dataclass
@@ -99,7 +100,17 @@ def done(made_once: Callable[..., Path], run_fork: Callable[..., Any]) -> Done:
 
 def test_the_page_has_one_of_each_kind():
     kinds = {kind for text, _ in FILES for kind in re.findall(r"@register_(\w+)", text)}
-    assert kinds == {"dataset", "denoiser", "sampler", "schedule", "weighting", "metric", "features", "study"}
+    assert kinds == {
+        "dataset",
+        "denoiser",
+        "sampler",
+        "guidance",
+        "schedule",
+        "weighting",
+        "metric",
+        "features",
+        "study",
+    }
 
 
 def test_keys_are_those_of_the_parameters(done):
@@ -122,6 +133,7 @@ def test_results_have_the_columns(done):
     ]
     for row in done.rows:
         assert (row["dataset"], row["features"], row["weight"]) == ("stripes", "edges", "0.25")
+        assert (row["guidance"], row["guidance_strength"]) == ("bright", "0.2")
         assert row["schedule"] == "power(num_timesteps=1000, power=3)"
         assert 0 <= float(row["coverage"]) <= 1 and float(row["frechet_distance"]) > 0
     assert {(row["weight"], row["steps"]) for row in done.table("results.csv")} == {("0.75", "2"), ("0.75", "3")}
@@ -132,9 +144,9 @@ def test_another_option_is_another_point(done):
     assert len(done.finished) == 2 and done.finished < now and len(now) == 4
     for name in now:
         depends_on = read_checked(done.folder / "evaluation" / "finished" / name)[1]["depends_on"]
-        assert depends_on["point"]["options"] == [["weight", 0.25 if name in done.finished else 0.75]]
+        assert depends_on["point"]["options"] == [*GUIDED, ["weight", 0.25 if name in done.finished else 0.75]]
         # What the names stand for, besides their settings.
-        assert {"sampler_version", "denoiser_version", "alpha_bar"} <= set(depends_on)
+        assert {"sampler_version", "guidance_version", "denoiser_version", "alpha_bar"} <= set(depends_on)
 
 
 def test_files_and_terminal_have_the_rows_of_the_study(done):
@@ -142,7 +154,7 @@ def test_files_and_terminal_have_the_rows_of_the_study(done):
     document = json.loads((done.folder / "evaluation" / "brightness.json").read_text())
     assert [int(row["steps"]) for row in rows] == [row["steps"] for row in document["rows"]] == [2, 3]
     for row, stored in zip(rows, document["rows"], strict=True):
-        assert row["weight"] == "0.75" and stored["options"] == [["weight", 0.75]]
+        assert row["weight"] == "0.75" and stored["options"] == [*GUIDED, ["weight", 0.75]]
         assert float(row["mean"]) == stored["mean"] and 0 < stored["mean"] < 1
         assert stored["real"] == pytest.approx(0.5, abs=0.1)
     assert "mean pixel" in done.said and "Table     evaluation/brightness.csv" in done.said.replace(

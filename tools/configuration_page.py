@@ -73,6 +73,7 @@ EXPLAINED = {
     "schedule": "How much signal is left at each timestep, ᾱ_t. `evaluate.py` takes it from the checkpoint.",
     "sampler": "How samples are drawn. `train.py` uses only `tau` and `clip_denoised`, for its pictures.",
     "objective": "What the network learns to predict, and at which noise levels. `train.py` only.",
+    "guidance": "How a network with labels is led to them; docs/guidance.md. `evaluate.py` only.",
     "optimizer": "`train.py` only.",
     "recipe": "What goes with a data set besides its images: batch, learning rate, length, EMA. `train.py` only.",
     "experiment": "Presets of several groups.",
@@ -150,7 +151,7 @@ def _keys(group: str, train: DictConfig, evaluate: DictConfig) -> Iterator[str]:
             yield from _nested(
                 _type_of(CallbacksConfig, item.name), train.callbacks[item.name], f"callbacks.{item.name}."
             )
-    elif group in ("sampler", "evaluation", "restoration", "objective", "optimizer", "logger"):
+    elif group in ("sampler", "guidance", "evaluation", "restoration", "objective", "optimizer", "logger"):
         trained = group in ("objective", "optimizer")
         schema, cfg = (TrainConfig, train) if trained else (evaluate_schema(), evaluate)
         yield from _nested(_type_of(schema, group), cfg[group], f"{group}.")

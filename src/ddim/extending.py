@@ -1,5 +1,5 @@
-"""Registers a user's own data sets, denoisers, samplers, schedules, weightings of the loss, metrics, features and
-studies; docs/extending.md shows how.
+"""Registers a user's own data sets, denoisers, samplers, guidance, schedules, weightings of the loss, metrics, features
+and studies; docs/extending.md shows how.
 
 A registered name is an option of its group, or a value of `loss.weighting`, `evaluation.metrics`,
 `evaluation.features` or `evaluation.parts`. The file that registers it is named in the environment variable
@@ -9,13 +9,11 @@ DDIM_PLUGINS (`ddim.runs.plugins`).
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TypeVar
 
 import torch
-from hydra.core.config_store import ConfigStore
 from torch import Tensor, nn
 
 from ddim.data.build import SOURCES
@@ -23,7 +21,17 @@ from ddim.data.functions import source_of
 from ddim.data.options import Options
 from ddim.data.splits import ArraySplit
 from ddim.denoisers.build import DENOISERS, VERSIONS
-from ddim.diffusion import BUILT_IN, OPTIONS, SAMPLERS, SCHEDULES, WEIGHTINGS, NoiseSchedule, Sampler
+from ddim.diffusion import (
+    BUILT_IN,
+    GUIDANCE,
+    OPTIONS,
+    SAMPLERS,
+    SCHEDULES,
+    WEIGHTINGS,
+    Guidance,
+    NoiseSchedule,
+    Sampler,
+)
 from ddim.errors import UserError
 from ddim.evaluation.sampling import in_batches
 from ddim.evaluation.settings import STUDIES, GeneralSettings
@@ -32,6 +40,7 @@ from ddim.findings.part import Line, Part
 from ddim.findings.parts import PARTS
 from ddim.metrics import EXTRACTORS, MEASURES, FeatureExtractor, Features, Metric, ReferenceStatistics
 from ddim.runs.hashes import source_version
+from ddim.runs.registering import check_name, defaults_of, store_option
 
 __all__ = [
     "ArraySplit",
@@ -47,6 +56,7 @@ __all__ = [
     "register_dataset",
     "register_denoiser",
     "register_features",
+    "register_guidance",
     "register_metric",
     "register_sampler",
     "register_schedule",
@@ -86,14 +96,14 @@ def register_dataset(
     """
 
     def register(source: T) -> T:
-        _check_name("dataset", name, SOURCES)
-        own = {} if inspect.isclass(source) else _defaults(source, skip=1)
+        check_name("dataset", name, SOURCES)
+        own = {} if inspect.isclass(source) else defaults_of(source, skip=1)
         values = {"name": name, "channels": channels, "resolution": resolution, **DATASET_DEFAULTS, **own, **settings}
         make: Any = source if inspect.isclass(source) else source_of(source, channels, resolution, own)
         SOURCES[name] = make
-        _store("dataset", name, values)
-        _store("denoiser", f"unet_{name}", {"defaults": [denoiser]})
-        _store("recipe", name, {"defaults": [recipe]}, package="_global_")
+        store_option("dataset", name, values)
+        store_option("denoiser", f"unet_{name}", {"defaults": [denoiser]})
+        store_option("recipe", name, {"defaults": [recipe]}, package="_global_")
         return source
 
     return register
@@ -111,14 +121,14 @@ def register_denoiser(name: str) -> Callable[[T], T]:
     """
 
     def register(network: T) -> T:
-        _check_name("denoiser", name, DENOISERS)
+        check_name("denoiser", name, DENOISERS)
         if not (inspect.isclass(network) and issubclass(network, nn.Module)):
             raise UserError(f"the denoiser {name} must be a class that derives torch.nn.Module.")
         settings = {
-            key: OF_THE_DATASET.get(key, value) for key, value in _defaults(network, known=OF_THE_DATASET).items()
+            key: OF_THE_DATASET.get(key, value) for key, value in defaults_of(network, known=OF_THE_DATASET).items()
         }
         DENOISERS[name], VERSIONS[name] = network, source_version(network)
-        _store("denoiser", name, {"name": name, **settings})
+        store_option("denoiser", name, {"name": name, **settings})
         return network
 
     return register
@@ -143,15 +153,36 @@ def register_sampler(
     """
 
     def register(function: T) -> T:
-        _check_name("sampler", name, SAMPLERS)
-        own = {key: value for key, value in _defaults(function, skip=4, known=OPTIONS).items() if key not in OPTIONS}
+        check_name("sampler", name, SAMPLERS)
+        own = {key: value for key, value in defaults_of(function, skip=4, known=OPTIONS).items() if key not in OPTIONS}
         SAMPLERS[name] = Sampler(function, nfe, own, inverse, source_version(function))
         options = {"steps": [5, 10, 20, 50], "nfe": None, "eta": 0.0, "tau": "${oc.select:dataset.tau,'???'}"}
-        _store(
+        store_option(
             "sampler",
             name,
             {"name": name, **options, "clip_denoised": False, "eps_scale": 1.0, "eps_slope": 0.0, **own},
         )
+        return function
+
+    return register
+
+
+def register_guidance(name: str) -> Callable[[T], T]:
+    """`guidance=NAME`, from a function (model, **options) -> denoiser (x (N, ...), t (N,)) -> eps of x's shape.
+
+    `model` is a `ddim.diffusion.Conditional`: called as (x, t) it is what the network says of each sample's own
+    condition, `model.unconditional` says it whatever a sample is of, and `model.schedule` how noisy a timestep is. The
+    further parameters, which need defaults, are options: `guidance.PARAMETER`, of which `scale` may be given as a list.
+
+    Raises:
+        UserError: the name is taken or no name, or an option has no default.
+    """
+
+    def register(function: T) -> T:
+        check_name("guidance", name, GUIDANCE)
+        own = defaults_of(function, skip=1)
+        GUIDANCE[name] = Guidance(function, own, version=source_version(function))
+        store_option("guidance", name, {"name": name, **own, "labels": None})
         return function
 
     return register
@@ -167,10 +198,10 @@ def register_schedule(name: str) -> Callable[[T], T]:
     """
 
     def register(function: T) -> T:
-        _check_name("schedule", name, [*SCHEDULES, *BUILT_IN])
-        parameters = _defaults(function)
+        check_name("schedule", name, [*SCHEDULES, *BUILT_IN])
+        parameters = defaults_of(function)
         SCHEDULES[name] = function
-        _store("schedule", name, {"name": name, **parameters})
+        store_option("schedule", name, {"name": name, **parameters})
         return function
 
     return register
@@ -187,8 +218,8 @@ def register_weighting(name: str) -> Callable[[T], T]:
     """
 
     def register(function: T) -> T:
-        _check_name("weighting", name, WEIGHTINGS)
-        _defaults(function, skip=1)
+        check_name("weighting", name, WEIGHTINGS)
+        defaults_of(function, skip=1)
         ratios = torch.logspace(-6, 6, 13, dtype=torch.float64)
         weights = function(ratios)
         if not isinstance(weights, Tensor) or weights.shape != ratios.shape or not _are_weights(weights):
@@ -209,7 +240,7 @@ def register_metric(name: str) -> Callable[[T], T]:
     """
 
     def register(function: T) -> T:
-        _check_name("metric", name, MEASURES)
+        check_name("metric", name, MEASURES)
         MEASURES[name] = Metric(function, source_version(function))
         return function
 
@@ -226,7 +257,7 @@ def register_features(name: str) -> Callable[[T], T]:
     """
 
     def register(make: T) -> T:
-        _check_name("features", name, EXTRACTORS)
+        check_name("features", name, EXTRACTORS)
         EXTRACTORS[name] = make
         return make
 
@@ -246,7 +277,7 @@ def register_study(part: Part) -> Callable[[T], T]:
     def register(study: T) -> T:
         name, general = part.name, [entry.name for entry in fields(GeneralSettings)]
         files = [known.table_name() for known in PARTS.values()]
-        _check_name("study", name, [*PARTS, *files, *general, *SETTINGS_OF_EVALUATION])
+        check_name("study", name, [*PARTS, *files, *general, *SETTINGS_OF_EVALUATION])
         if not (inspect.isclass(study) and issubclass(study, Study)):
             raise UserError(f"the study {name} must be a class that derives ddim.extending.Study.")
         if inspect.isabstract(study):
@@ -256,9 +287,9 @@ def register_study(part: Part) -> Callable[[T], T]:
             raise UserError(f"the study {name} needs Settings, a dataclass with check(key).")
         # The part has its name; what the class may say of it would be the same again.
         study.name = name
-        own = {name: asdict(settings())} if _defaults(settings) else {}
+        own = {name: asdict(settings())} if defaults_of(settings) else {}
         STUDIES[name], PARTS[name] = study, part
-        _store("evaluation", name, {"defaults": ["grid"], "parts": [name], **own})
+        store_option("evaluation", name, {"defaults": ["grid"], "parts": [name], **own})
         return study
 
     return register
@@ -266,25 +297,3 @@ def register_study(part: Part) -> Callable[[T], T]:
 
 def _are_weights(weights: Tensor) -> bool:
     return bool(torch.isfinite(weights).all() and (weights >= 0).all())
-
-
-def _defaults(function: Callable[..., Any], skip: int = 0, known: Collection[str] = ()) -> dict[str, Any]:
-    """{name: default} of the parameters after the first `skip`; those that are `known` need no default."""
-    parameters = list(inspect.signature(function).parameters.values())[skip:]
-    for parameter in parameters:
-        if parameter.name in known:
-            continue
-        if parameter.default is inspect.Parameter.empty:
-            raise UserError(f"the parameter {parameter.name} of {function.__name__} needs a default.")
-    return {parameter.name: parameter.default for parameter in parameters}
-
-
-def _check_name(kind: str, name: str, taken: Any) -> None:
-    if not re.fullmatch(r"[A-Za-z]\w*", name):
-        raise UserError(f"the {kind} {name!r} needs a name of letters, digits and underscores.")
-    if name in taken:
-        raise UserError(f"there is a {kind} {name} already; take another name.")
-
-
-def _store(group: str, name: str, node: dict[str, Any], package: str | None = None) -> None:
-    ConfigStore.instance().store(group=group, name=name, node=node, package=package or group, provider="ddim")

@@ -16,7 +16,11 @@ from ddim.denoisers.build import (
     null_condition,
     takes_condition,
 )
+from ddim.denoisers.formats.contents import Pretrained
+from ddim.denoisers.formats.naming import file_name
+from ddim.denoisers.pretrained import open_pretrained
 from ddim.errors import UserError
+from ddim.export import export
 
 SMALL: dict[str, Any] = {
     "in_channels": 1,
@@ -27,6 +31,15 @@ SMALL: dict[str, Any] = {
     "attention_resolutions": (4,),
     "dropout": 0.0,
     "norm_groups": 4,
+}
+
+
+# The same in diffusers' words.
+DIFFUSERS: dict[str, Any] = {
+    **{"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": [8, 16], "layers_per_block": 1},
+    **{"down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]},
+    **{"downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1, "norm_eps": 1e-6, "norm_num_groups": 4},
+    "attention_head_dim": None,
 }
 
 
@@ -147,27 +160,43 @@ def test_a_network_of_a_users_own_says_by_its_null_condition_that_it_takes_one()
 def test_the_same_function_as_diffusers():
     diffusers = pytest.importorskip("diffusers")
     ours, (x, t) = random_unet(num_classes=3), inputs()
-    theirs = diffusers.UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=[8, 16],
-        layers_per_block=1,
-        down_block_types=["DownBlock2D", "AttnDownBlock2D"],
-        up_block_types=["AttnUpBlock2D", "UpBlock2D"],
-        downsample_padding=0,
-        flip_sin_to_cos=False,
-        freq_shift=1,
-        norm_eps=1e-6,
-        norm_num_groups=4,
-        attention_head_dim=None,
-        num_class_embeds=4,
-    ).double()
-    from ddim.denoisers.formats.naming import file_name
-
+    theirs = diffusers.UNet2DModel(**DIFFUSERS, num_class_embeds=4).double()
     theirs.load_state_dict({file_name("diffusers", name, 2): value for name, value in ours.state_dict().items()})
     labels = torch.tensor([2, 0, 3, 1])
     with torch.inference_mode():
         expected = theirs.eval()(x, t, class_labels=labels).sample
         assert expected.std() > 0.1
         assert (ours(x, t, labels) - expected).abs().max() < 1e-10
+
+
+def test_a_model_of_diffusers_is_read_with_all_its_embeddings_as_classes(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    theirs = diffusers.UNet2DModel(**DIFFUSERS, num_class_embeds=4).eval()
+    theirs.save_pretrained(tmp_path)
+    opened = open_pretrained(tmp_path)
+    assert (opened.denoiser["num_classes"], opened.denoiser["null_class"]) == (4, False)
+    (x, t), labels = inputs(), torch.tensor([2, 0, 3, 1])
+    ours = opened.build().double()
+    with torch.inference_mode():
+        expected = theirs.double()(x, t, class_labels=labels).sample
+        assert expected.std() > 0.01 and (ours(x, t, labels) - expected).abs().max() < 1e-9
+        # Whoever knows that the last row stands for none says so.
+        named = opened.build(denoiser={**opened.denoiser, "num_classes": 3, "null_class": True}).double()
+        assert (named(x, t) - theirs(x, t, class_labels=torch.full((4,), 3)).sample).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("null_class", [True, False])
+def test_what_is_exported_is_read_by_diffusers_and_by_us(null_class, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    unet = random_unet(num_classes=3, null_class=null_class).float()
+    config = {"name": "unet", **unet.config}
+    export(Pretrained("X", "ddim", config, None, None, {"raw": unet.state_dict()}), tmp_path / "out", "raw")
+    again = open_pretrained(tmp_path / "out")
+    assert (again.denoiser["num_classes"], again.denoiser["null_class"]) == (3, null_class)
+    theirs = diffusers.UNet2DModel.from_pretrained(tmp_path / "out" / "unet").double().eval()
+    (x, t), labels = inputs(), torch.tensor([2, 0, 1, 1])
+    with torch.inference_mode():
+        expected = unet.double()(x, t, labels)
+        assert (theirs(x, t, class_labels=labels).sample - expected).abs().max() < 1e-9
+        assert (again.build("raw").double()(x, t, labels) - expected).abs().max() < 1e-9

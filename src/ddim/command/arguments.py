@@ -25,8 +25,8 @@ from ddim.runs.plugins import load_plugins
 
 # A list for these is one grid in one process; elsewhere `a,b,c` keeps Hydra's meaning, a multirun.
 GRID_KEYS = re.compile(
-    r"sampler\.(name|steps|nfe|eta|tau)|evaluation\.(parts|metrics|seeds)|evaluation\.\w+\.eta|callbacks\.evaluation\.(steps|eta)"
-    r"|(logger\.)?tags"
+    r"sampler\.(name|steps|nfe|eta|tau)|guidance\.(scale|interval|labels)|evaluation\.(parts|metrics|seeds)"
+    r"|evaluation\.\w+\.eta|callbacks\.evaluation\.(steps|eta)|(logger\.)?tags"
     r"|restoration\.(operator|method)"
 )
 # Options that a sampler has for itself; of several, no preset lists those of all.
@@ -36,6 +36,8 @@ COMMON_SAMPLER = "heun"
 # Groups that take keys no file in conf/ lists: any argument of Lightning's Trainer (checked by name later), and in
 # evaluate.py what the checkpoint supplies.
 TRAINER = ("trainer",)
+# Its options are those of a rule, and `none` has hardly any: a sentence says which fit.
+GUIDANCE = "guidance"
 MULTIRUN = ("-m", "--multirun")
 # Hydra answers these and stops; nothing is looked up or tried out for them.
 QUESTIONS = ("-h", "--help", "--hydra-help", "--version", "-i", "--info", "-sc", "--shell-completion")
@@ -72,7 +74,7 @@ def evaluation_arguments(arguments: Sequence[str]) -> list[str]:
             be written where the results would be.
     """
     load_plugins()
-    added = (*TRAINER, *SUPPLIED, *_own_studies())
+    added = (*TRAINER, *SUPPLIED, GUIDANCE, *_own_studies())
     if _is_question(arguments):
         return _as_asked(arguments, added)
     _check_options(arguments)

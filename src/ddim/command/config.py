@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ddim.diffusion import SPACINGS, NoiseSchedule
 from ddim.diffusion.grid import GridPoint, SamplerConfig
+from ddim.diffusion.guidance.settings import GuidanceConfig
 from ddim.diffusion.schedule import build_schedule
 from ddim.diffusion.selection import SEARCHED
 from ddim.errors import UserError, at_least, one_of
@@ -67,6 +68,7 @@ class EvaluateConfig:
     output_dir: str = "outputs"
     cache_dir: str = "cache"
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     evaluation: GeneralSettings = field(default_factory=GeneralSettings)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
@@ -140,7 +142,7 @@ def evaluation_config(cfg: DictConfig) -> Evaluation:
         one_of("table", config.table, tuple(TABLES))
     table = None if config.table is None else TABLES[config.table]
     schedule = build_schedule(config.schedule)
-    points = plan(config.sampler, config.evaluation, schedule)
+    points = plan(config.sampler, config.evaluation, schedule, config.guidance)
     if table is not None and GRID in points:
         points[GRID] = table.wanted(points[GRID])
     return Evaluation(config, schedule, points, table)
@@ -162,6 +164,8 @@ def _typed(schema: type, cfg: DictConfig) -> Any:
                 raise UserError(f"{item.name}=null is not possible here; leave it out or choose an option.")
         values = {key: value for key, value in plain.items() if key in known}
         values["sampler"] = SamplerConfig.with_options(values.get("sampler") or {})
+        if "guidance" in known:
+            values["guidance"] = GuidanceConfig.with_options(values.get("guidance") or {})
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
     except (OmegaConfBaseException, OverflowError) as error:
         key = getattr(error, "full_key", None) or _too_large(cfg) or "configuration"

@@ -19,12 +19,12 @@ import ddim
 from ddim.command.config import Evaluation, evaluation_config, plain_config, typed_keys
 from ddim.command.ending import closing, leaving_well, quiet_libraries
 from ddim.command.from_checkpoint import open_subject
+from ddim.command.guiding import guided_module
 from ddim.command.resuming import as_run, begun_with
 from ddim.command.without_images import Statistics
 from ddim.data import ImageDataModule
 from ddim.data.build import load_data
-from ddim.data.conditions import ConditionOf, in_turn
-from ddim.denoisers.build import VERSIONS, check_conditions, check_shape, described, identifying_config, takes_condition
+from ddim.denoisers.build import VERSIONS, check_shape, identifying_config
 from ddim.denoisers.pretrained import UNSTATED, Pretrained
 from ddim.display.page.write import write_report
 from ddim.display.presenter import Pictures
@@ -53,7 +53,6 @@ from ddim.tracking.presenter import Tracked
 from ddim.tracking.show import show_comparison
 from ddim.tracking.wandb_run import artifact_of, use_artifact
 from ddim.training.callbacks.stopping import SignalHandlers
-from ddim.training.module import DenoisingModule
 from ddim.training.precision import with_precision
 from ddim.training.trainer import attach, build_trainer
 
@@ -92,7 +91,7 @@ def _evaluate(cfg: DictConfig, directory: Path, stop: StopRequest) -> None:
     # The command line may have changed what the weights do not decide, such as the resolution.
     denoiser = opened.build(config.evaluation.weights, denoiser=config.denoiser)
     check_shape(denoiser, images.space.shape, images.name)
-    check_conditions(denoiser, images.meaning, images.name, required=False)
+    module = guided_module(evaluation, opened, denoiser, images)
     running, pictures = _running(evaluation, opened, denoiser, weights, images, trainer, directory, show_progress)
     running.context |= {"config": plain_config(cfg)}
     artifact = artifact_of(Path(opened.origin))
@@ -104,15 +103,6 @@ def _evaluate(cfg: DictConfig, directory: Path, stop: StopRequest) -> None:
         group=_training_run(opened.origin),
     )
     attach(trainer, [SignalHandlers(stop), running], loggers)
-    module = DenoisingModule(
-        denoiser,
-        evaluation.schedule,
-        optimizer={},
-        predicts=opened.predicts,
-        seed=config.seed,
-        condition_of=_condition_of(denoiser, images),
-        space=images.space,
-    )
     if statistics is not None:
         log.info("%s", statistics.said())
     plans = ", ".join(study.plan() for study in running.studies)
@@ -133,13 +123,6 @@ def _evaluate(cfg: DictConfig, directory: Path, stop: StopRequest) -> None:
             f"hydra.run.dir={directory}: another evaluation is writing there; wait for it, or take another directory."
         ) from error
     _say(running, pictures, evaluation.table, trainer, directory)
-
-
-def _condition_of(denoiser: nn.Module, images: ImageDataModule) -> ConditionOf | None:
-    """The conditions that samples are drawn with; None of a network that takes none."""
-    if not takes_condition(denoiser):
-        return None
-    return images.condition_of or in_turn(described(denoiser).config["num_classes"])
 
 
 def _stated_weights(opened: Pretrained, wanted: str) -> str:

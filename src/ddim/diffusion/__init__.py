@@ -3,6 +3,8 @@
 It depends on torch alone and does not know what x is: any tensor (N, ...) will do.
 """
 
+from ddim.diffusion.guidance.base import Conditional
+from ddim.diffusion.guidance.table import GUIDANCE, Guidance
 from ddim.diffusion.noise import STREAMS, NoiseSource, slerp
 from ddim.diffusion.objectives import PREDICTIONS, TIMES, WEIGHTINGS, as_eps, denoising_loss, loss_weights, simple_loss
 from ddim.diffusion.process import eps_from_v, eps_from_x0, predict_x0, q_sample, v_from_eps, x0_from_v
@@ -18,6 +20,7 @@ from ddim.diffusion.tau import SPACINGS, explicit_timesteps, select_timesteps
 __all__ = [
     "BUILT_IN",
     "ETA_SCHEDULES",
+    "GUIDANCE",
     "OPTIONS",
     "PREDICTIONS",
     "SAMPLERS",
@@ -27,7 +30,9 @@ __all__ = [
     "TIMES",
     "VARIANCES",
     "WEIGHTINGS",
+    "Conditional",
     "Denoiser",
+    "Guidance",
     "Noise",
     "NoiseSchedule",
     "NoiseSource",

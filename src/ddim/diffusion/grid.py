@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddim.diffusion.guidance.settings import of_options, without_guidance
 from ddim.diffusion.samplers.base import Denoiser
 from ddim.diffusion.samplers.scaling import scale_eps
 from ddim.diffusion.samplers.table import SAMPLERS
@@ -33,7 +34,8 @@ class GridPoint:
         timesteps: the increasing sub-sequence that is sampled; of ddim its length is the number of network calls.
         clip_denoised: whether the predicted x_0 is clipped to [-1, 1].
         sampler: the rule, one of `ddim.diffusion.SAMPLERS`.
-        options: (name, value) of the rule's own options and of EPS_SCALING, by name, where they are not its defaults.
+        options: (name, value) of the rule's own options and of EPS_SCALING, by name, where they are not its defaults,
+            and of the guidance: "guidance", its name, and "guidance_<option>", where there is any.
         nfe: how often the network runs for an image.
         nfe_limit: how often it may, where that is what was asked for.
     """
@@ -55,12 +57,18 @@ class GridPoint:
     @property
     def own_options(self) -> dict[str, Any]:
         """Those of the rule."""
-        return _own(self.sampler, dict(self.options))
+        return _own(self.sampler, dict(without_guidance(self.options)))
+
+    @property
+    def guidance(self) -> tuple[str, dict[str, Any]]:
+        """What the denoiser is guided by, one of GUIDANCE, and the options of that."""
+        return of_options(self.options)
 
     def scaled(self, denoiser: Denoiser) -> Denoiser:
         """The denoiser with its eps scaled as `options` say; the one given where they say nothing."""
         own = self.own_options
-        scaling = {**EPS_SCALING, **{name: value for name, value in self.options if name not in own}}
+        options = without_guidance(self.options)
+        scaling = {**EPS_SCALING, **{name: value for name, value in options if name not in own}}
         if scaling == EPS_SCALING:
             return denoiser
         return scale_eps(denoiser, scaling["eps_scale"], scaling["eps_slope"], timesteps=self.timesteps)
@@ -162,14 +170,14 @@ def network_calls(
         if options and rule.version is None:
             # The rule itself knows best what its options may be; one number is sampled in no time.
             nothing = torch.zeros(1, 1)
-            rule.run(lambda x, t: nothing, nothing, schedule, timesteps, eta=eta, noise=_no_noise, **options)
+            rule.run(lambda x, t: nothing, nothing, schedule, timesteps, eta=eta, noise=no_noise, **options)
     except (ValueError, TypeError) as error:
         stated = ", ".join(f"sampler.{name}={value}" for name, value in options.items()) or f"sampler.name={sampler}"
         raise UserError(f"{stated} cannot be used with {len(timesteps)} timesteps: {error}.") from error
     return calls
 
 
-def _no_noise(step: int, like: Tensor) -> Tensor:
+def no_noise(step: int, like: Tensor) -> Tensor:
     return torch.zeros_like(like)
 
 

@@ -33,9 +33,9 @@ def steps_figure(panels: Sequence[Panel], title: str, subtitle: str = "") -> Ima
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
-    axes.set_xscale("log")
+    axes.set_xscale("log" if panel.x_log else "linear")
     axes.set_yscale("log" if panel.log else "linear")
-    drawn: list[tuple[int, float]] = []
+    drawn: list[tuple[float, float]] = []
     for number, (label, points) in enumerate(panel.lines.items()):
         known = sorted((s, v) for s, v in points if v is not None and math.isfinite(v) and (v > 0 or not panel.log))
         if known:
@@ -58,6 +58,9 @@ def _draw(axes: Axes, panel: Panel) -> None:
         value, text = panel.level
         values.append(value)
         axes.axhline(value, color="#555555", linestyle=(0, (6, 4)), linewidth=1.5, zorder=1, label=text)
-    set_ticks(axes, [steps for steps, _ in drawn], min(values), max(values), label_width=0.08)
+    for place, value, text in panel.notes:
+        axes.annotate(text, (place, value), xytext=(7, 7), textcoords="offset points", fontsize=10, color="#444444")
+    if panel.x_log:
+        set_ticks(axes, [int(steps) for steps, _ in drawn], min(values), max(values), label_width=0.08)
     if len(axes.lines) > 1:
         axes.legend(frameon=False, fontsize=11, loc="best")

@@ -33,6 +33,9 @@ def repeated(parts: Mapping[int, Finished]) -> Finished:
         changed[column.sd] = _sd([row.value(column.name) for row in members])
     own = {name: _mean([row.value(name) for row in members]) for name, _ in first.other_metrics or ()}
     changed["other_metrics"] = tuple((name, mean) for name, mean in own.items() if mean is not None) or None
+    classes = [name for name, _ in first.class_distances or ()]
+    by_class = {name: _mean([dict(row.class_distances or ()).get(name) for row in members]) for name in classes}
+    changed["class_distances"] = tuple((name, mean) for name, mean in by_class.items() if mean is not None) or None
     # Those of some seeds alone would be paired with other seeds of another point.
     kept = [row.leave_one_out for row in members if row.leave_one_out is not None]
     changed["leave_one_out"] = tuple(chain.from_iterable(kept)) if len(kept) == len(members) else None

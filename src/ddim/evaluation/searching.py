@@ -22,7 +22,8 @@ from torch import Tensor
 from ddim.data import ImageDataModule
 from ddim.data.splits import spread
 from ddim.diffusion import Noise, NoiseSchedule, NoiseSource
-from ddim.diffusion.grid import GridPoint, network_calls
+from ddim.diffusion.grid import GridPoint
+from ddim.diffusion.guided_grid import all_calls
 from ddim.diffusion.likelihood.bound import BOUND_VARIANCES, BoundTerms, bound_terms, join_terms
 from ddim.diffusion.search.elbo import elbo
 from ddim.diffusion.search.gits import TeacherTrajectory, jump_costs, teacher_trajectory
@@ -207,8 +208,8 @@ def moved(point: GridPoint, answer: Answer, schedule: NoiseSchedule) -> GridPoin
         steps, _ = largest(
             schedule, point.nfe_limit, point.sampler, options, sorted(answer), answer.__getitem__, "sampler"
         )
-    nfe = network_calls(point.sampler, schedule, answer[steps], point.eta, point.own_options)
-    return replace(point, steps=steps, timesteps=answer[steps], nfe=nfe)
+    found = replace(point, steps=steps, timesteps=answer[steps])
+    return replace(found, nfe=all_calls(found, schedule))
 
 
 def _teacher_of(subject: Subject) -> TeacherTrajectory:
@@ -271,7 +272,7 @@ def _read(path: Path, asked: Mapping[str, Any]) -> Answer | None:
 
 
 def _write(path: Path, asked: Mapping[str, Any], answer: Answer, calls: int) -> None:
-    content = {"timesteps": answer, "network_calls": calls, "asked": asked}
+    content = {"timesteps": answer, "all_calls": calls, "asked": asked}
     try:
         write_atomically((path, f"{json.dumps(content)}\n".encode()))
     except OSError as error:

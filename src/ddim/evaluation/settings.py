@@ -7,6 +7,8 @@ from typing import Any
 
 from ddim.diffusion import NoiseSchedule
 from ddim.diffusion.grid import GridPoint, SamplerConfig
+from ddim.diffusion.guidance.settings import GuidanceConfig
+from ddim.diffusion.guided_grid import GuidedSampler
 from ddim.errors import UserError, at_least, one_of, some_of
 from ddim.evaluation.studies.consistency import Consistency
 from ddim.evaluation.studies.convergence import Convergence
@@ -134,10 +136,20 @@ def evaluation_schema() -> type[GeneralSettings]:
     )
 
 
-def plan(sampler: SamplerConfig, evaluation: Any, schedule: NoiseSchedule) -> dict[str, list[GridPoint]]:
+def plan(
+    sampler: SamplerConfig, evaluation: Any, schedule: NoiseSchedule, guidance: GuidanceConfig | None = None
+) -> dict[str, list[GridPoint]]:
     """The points that each part of an evaluation samples, in the order of `evaluation.parts`.
 
     Raises:
-        UserError: naming the first value that is wrong.
+        UserError: naming the first value that is wrong, or a part that knows no guidance.
     """
+    if guidance is not None:
+        for name in evaluation.parts:
+            if guidance.settings() != [()] and not STUDIES[name].guided:
+                raise UserError(
+                    f"evaluation={name} is about real images, which are not guided; take guidance=none or leave {name} "
+                    "out of evaluation.parts."
+                )
+        sampler = GuidedSampler.of(sampler, guidance)
     return {name: STUDIES[name].grid(getattr(evaluation, name, None), sampler, schedule) for name in evaluation.parts}

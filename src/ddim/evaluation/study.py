@@ -93,6 +93,8 @@ class Study(ABC):
     # Where its settings are a group of their own, its name: they are `<group>.KEY` then.
     group: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
+    # Whether its samples have labels and guidance, by their numbers; what is asked of real images has none.
+    guided: ClassVar[bool] = True
     points: Sequence[GridPoint]
 
     @classmethod

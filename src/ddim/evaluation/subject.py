@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,9 +14,12 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from ddim.data import IMAGES, Space
-from ddim.diffusion import SAMPLERS, SCHEDULES, Denoiser, Noise, NoiseSchedule, NoiseSource, StepState
+from ddim.diffusion import GUIDANCE, SAMPLERS, SCHEDULES, Denoiser, Noise, NoiseSchedule, NoiseSource, StepState
 from ddim.diffusion.grid import GridPoint
+from ddim.diffusion.guidance.settings import PREFIX
+from ddim.diffusion.guidance.table import NONE
 from ddim.errors import UserError
+from ddim.evaluation.hardware import device_name
 from ddim.metrics import full_float32
 
 
@@ -51,6 +52,10 @@ class Subject:
         check_signals: raises where somebody has asked the process to leave.
         bind: a point and sample numbers (N,) -> the denoiser of these samples, which has their labels or measurements
             bound to it; None where `denoiser` is that of all samples.
+        guide_hash: identifies the weights of the network that autoguidance guides by.
+        condition_of: sample numbers (N,) -> the conditions (N, ...) that they are drawn with; None of a network
+            without.
+        classes: names of the classes, where conditions are these.
     """
 
     denoiser: Denoiser
@@ -65,6 +70,9 @@ class Subject:
     trained_steps: int = 0
     check_signals: Callable[[], None] = lambda: None
     bind: Callable[[GridPoint, Tensor], Denoiser] | None = None
+    guide_hash: str | None = None
+    condition_of: Callable[[Tensor], Tensor] | None = None
+    classes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -77,9 +85,14 @@ class Subject:
             if getattr(trainer, "received_sigterm", False):
                 raise SIGTERMException
 
+        condition_of = getattr(module, "condition_of", None)
+
         def bind(point: GridPoint, indices: Tensor) -> Denoiser:
-            condition = module.condition_of(indices).to(module.device)
-            return lambda x, t: module(x, t, condition)
+            condition = None if condition_of is None else condition_of(indices).to(module.device)
+            name, options = point.guidance
+            if name == NONE and condition is None:
+                return module
+            return GUIDANCE[name].bind(module.bound_to(condition), **options)
 
         return cls(
             denoiser=module,
@@ -93,7 +106,10 @@ class Subject:
             precision=str(trainer.precision),
             trained_steps=module.global_step,
             check_signals=check_signals,
-            bind=bind if getattr(module, "condition_of", None) is not None else None,
+            bind=bind if hasattr(module, "bound_to") else None,
+            guide_hash=getattr(module, "guide_hash", None),
+            condition_of=condition_of,
+            classes=tuple((getattr(module, "config", {}).get("condition") or {}).get("classes", ())),
         )
 
     def with_seed(self, seed: int) -> Subject:
@@ -168,7 +184,7 @@ class Subject:
         return {
             **self.identity,
             "sampler": point.sampler,
-            **({"options": point.options} if point.options else {}),
+            **({"options": self._options(point)} if point.options else {}),
             "eta": point.eta,
             "variance": point.variance,
             "tau": point.tau,
@@ -194,6 +210,8 @@ class Subject:
         if not point.options:
             # Points that were finished before samplers had options of their own are the same points.
             del described["options"]
+        else:
+            described["options"] = self._options(point)
         return {
             "schedule": describe_schedule(self.schedule),
             "sampler": described.pop("sampler"),
@@ -203,6 +221,13 @@ class Subject:
             "shape": self.shape,
             "compute_precision": self.precision,
         }
+
+    def _options(self, point: GridPoint) -> tuple[tuple[str, Any], ...]:
+        """Those of the point, with the weights that guide it where a network does."""
+        name, _ = point.guidance
+        if not GUIDANCE[name].needs_guide or self.guide_hash is None:
+            return point.options
+        return (*point.options, (f"{PREFIX}weights", self.guide_hash[:16]))
 
     def _run(
         self,
@@ -263,6 +288,8 @@ def versions_of(point: GridPoint, schedule: NoiseSchedule) -> dict[str, Any]:
     versions: dict[str, Any] = {}
     if SAMPLERS[point.sampler].version is not None:
         versions["sampler_version"] = SAMPLERS[point.sampler].version
+    if GUIDANCE[point.guidance[0]].version is not None:
+        versions["guidance_version"] = GUIDANCE[point.guidance[0]].version
     if schedule.name in SCHEDULES:
         versions["alpha_bar"] = hashlib.sha256(schedule.alpha_bar.numpy().tobytes()).hexdigest()[:16]
     return versions
@@ -271,27 +298,3 @@ def versions_of(point: GridPoint, schedule: NoiseSchedule) -> dict[str, Any]:
 def describe_schedule(schedule: NoiseSchedule) -> str:
     """`linear(num_timesteps=1000, ...)`: what a distance depends on besides the sampler."""
     return f"{schedule.name}({', '.join(f'{key}={value}' for key, value in schedule.params.items())})"
-
-
-def device_name(device: torch.device, processes: int = 1) -> str:
-    """The hardware that a time was measured on."""
-    return _one_device(device) + (f" x {processes}" if processes > 1 else "")
-
-
-def _one_device(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type != "cpu":
-        return device.type
-    threads = torch.get_num_threads()
-    return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def _processor() -> str:
-    """`platform.processor` is empty or just "x86_64" on Linux, where the kernel knows the name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine() or "cpu"

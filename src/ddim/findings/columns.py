@@ -57,6 +57,9 @@ MEASURED = {
         Column("precision", "precision", 3, "max", "precision_recall"),
         Column("recall", "recall", 3, "max", "precision_recall"),
         Column("inception_score_mean", "IS", 4, "max", "inception_score", True),
+        # Of samples that have labels.
+        Column("label_accuracy", "label accuracy", 3, "max"),
+        Column("class_distance", "FD per class", 4, "min"),
     )
 }
 

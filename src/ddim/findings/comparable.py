@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from ddim.findings.labels import solver_parts
 from ddim.findings.rows import Floor, GridResult
 
 
@@ -43,7 +44,8 @@ def told_apart(row: GridResult) -> dict[str, str]:
 
 def by_calls(rows: Iterable[GridResult]) -> bool:
     """Whether rows stand at their network calls and not at S: where S does not say what a sample costs."""
-    return any(row.nfe_limit is not None for row in rows) or len({(row.sampler, row.options) for row in rows}) > 1
+    rows = list(rows)
+    return any(row.nfe_limit is not None for row in rows) or len({tuple(solver_parts(row)) for row in rows}) > 1
 
 
 def cost(row: GridResult, calls: bool) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ddim.findings.columns import VALUES
 
+GUIDANCE_ALIKE = ("guidance_labels", "guidance_weights")
 NAMED_VARIANCES = {"sigma_hat": "σ̂", "sigma_hat_official": "σ̂ clipped"}
 
 
@@ -58,10 +59,35 @@ def point_key(point: Setting | Mapping[str, Any]) -> str:
 
 
 def sampler_parts(point: Setting | Mapping[str, Any]) -> list[str]:
+    """`["heun", "order2", "classifier_free", "scale2"]`: what tells a sampler, and its guidance, from the paper's."""
+    return [*solver_parts(point), *guidance_parts(point)]
+
+
+def solver_parts(point: Setting | Mapping[str, Any]) -> list[str]:
     """`["heun", "order2"]`: what tells a sampler from the paper's; nothing for that one without options."""
     name, options = _of(point, "sampler", "ddim"), _of(point, "options") or ()
-    stated = [f"{key}{value}" for key, value in options]
+    stated = [f"{key}{value}" for key, value in options if not _of_guidance(key)]
     return [name, *stated] if name != "ddim" or stated else []
+
+
+def guidance_parts(point: Setting | Mapping[str, Any]) -> list[str]:
+    """`["classifier_free", "scale2"]`; nothing where a network is taken as it is."""
+    given = {key: value for key, value in _of(point, "options") or () if _of_guidance(key)}
+    name = given.pop("guidance", None)
+    # All points of an evaluation have the same labels and the same second network.
+    own = {key.removeprefix("guidance_"): value for key, value in given.items() if key not in GUIDANCE_ALIKE}
+    stated = [f"{key}{_short(value)}" for key, value in sorted(own.items(), key=lambda item: item[0] != "scale")]
+    return [] if name is None else [str(name), *stated]
+
+
+def _of_guidance(option: str) -> bool:
+    return option == "guidance" or option.startswith("guidance_")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "-".join(map(_short, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def curve_key(point: Setting | Mapping[str, Any]) -> str:
@@ -111,12 +137,21 @@ def significant(value: float | None, digits: int = 4) -> str:
 
 
 def line_label(point: Setting | Mapping[str, Any], among: Iterable[Setting | Mapping[str, Any]]) -> str:
-    """What tells a line of `among` from the others: its η, and where they have several samplers its sampler first."""
+    """What tells a line of `among` from the others: its η, and where they have several samplers its sampler first.
+
+    Of guidance it is what not all of them have: "scale 2".
+    """
     others = list(among)
-    several = len({tuple(sampler_parts(other)) for other in others}) > 1
-    if not several:
+    named = ""
+    if len({tuple(solver_parts(other)) for other in others}) > 1:
+        named = " ".join(solver_parts(point) or ["ddim"])
+    guided = [guidance_parts(other) for other in others]
+    if any(parts != guided[0] for parts in guided):
+        own = [text for text in guidance_parts(point) if not all(text in parts for parts in guided)]
+        spaced = [f"scale {text.removeprefix('scale')}" if text.startswith("scale") else text for text in own]
+        named = " ".join([*([named] if named else []), *(spaced or ["unguided"])])
+    if not named:
         return eta_label(point)
-    named = " ".join(sampler_parts(point) or ["ddim"])
     etas = {eta_label(other) for other in others}
     return named if len(etas) == 1 else f"{named}, {eta_title(eta_label(point))}"
 

@@ -69,6 +69,8 @@ class GridResult:
     cannot be told apart. `nfe_limit` is the number of network calls that was asked for, of which `nfe` are made.
     `leave_one_out` are the numbers that deviations and differences are made from: for each seed the distance of all
     samples, and that without each block of them.
+    `label_accuracy` is the part of the samples that a classifier takes for what they were drawn as, `class_distance`
+    the mean of `class_distances`, the Fréchet distance of each class by its name.
     `steps` is the S asked for, `nfe` how often the network ran, `seconds` the time of all `num_samples` images.
     `weights_hash` identifies the weights themselves, which a path does not.
     `clip_denoised` is the setting asked for: "sigma_hat_official" clips whatever it says. `reference` identifies the
@@ -127,7 +129,12 @@ class GridResult:
     c2st_sd: float | None = None
     log_density: float | None = None
     log_density_sd: float | None = None
+    label_accuracy: float | None = None
+    label_accuracy_sd: float | None = None
+    class_distance: float | None = None
+    class_distance_sd: float | None = None
     leave_one_out: tuple[tuple[float, ...], ...] | None = None
+    class_distances: tuple[tuple[str, float], ...] | None = None
     options: tuple[tuple[str, Any], ...] | None = None
     other_metrics: tuple[tuple[str, float], ...] | None = None
 
@@ -175,14 +182,15 @@ class GridResult:
 
 
 # Fields that stand for columns whose names are only known when the rows are.
-GROUPED = ("options", "other_metrics")
+GROUPED = ("options", "other_metrics", "class_distances")
 # Columns that are only in files whose rows have them; the last of them is too long for a table.
 KNOWN_LATER = (
     *("nfe_limit", "seeds", "frechet_distance_sd", "frechet_distance_unbiased"),
     *("difference", "difference_sd", "as_good"),
     *("kid_mean_sd", "precision_sd", "recall_sd", "inception_score_mean_sd"),
     *("energy_distance", "energy_distance_sd", "sliced_wasserstein", "sliced_wasserstein_sd"),
-    *("c2st", "c2st_sd", "log_density", "log_density_sd", "leave_one_out"),
+    *("c2st", "c2st_sd", "log_density", "log_density_sd"),
+    *("label_accuracy", "label_accuracy_sd", "class_distance", "class_distance_sd", "leave_one_out"),
 )
 COLUMNS = tuple(entry.name for entry in dataclasses.fields(GridResult) if entry.name not in (*GROUPED, *KNOWN_LATER))
 

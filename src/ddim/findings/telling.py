@@ -55,13 +55,17 @@ class Panel:
             on a log axis, not positive are left out.
         log: whether the values have a log axis; without one it begins at 0.
         level: a value that is drawn as a dashed horizontal line, and what it is.
+        x_log: whether places have a log axis with a tick for each.
+        notes: (place, value, text) beside points.
     """
 
     ylabel: str
-    lines: Mapping[str, Sequence[tuple[int, float | None]]]
+    lines: Mapping[str, Sequence[tuple[float, float | None]]]
     log: bool = True
     level: tuple[float, str] | None = None
     xlabel: str = "S (sampling steps)"
+    x_log: bool = True
+    notes: Sequence[tuple[float, float, str]] = ()
 
 
 @dataclass(frozen=True)

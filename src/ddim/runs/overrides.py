@@ -22,8 +22,8 @@ SUPPLIED = ("dataset", "denoiser", "schedule")
 # The folders of conf/.
 GROUPS = (
     *SUPPLIED,
-    *("sampler", "objective", "optimizer", "evaluation", "trainer", "logger", "callbacks", "recipe", "experiment"),
-    *("debug", "restoration", "table", "hparams_search"),
+    *("sampler", "guidance", "objective", "optimizer", "evaluation", "trainer", "logger", "callbacks", "recipe"),
+    *("experiment", "debug", "restoration", "table", "hparams_search"),
 )
 
 

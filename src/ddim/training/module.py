@@ -4,6 +4,7 @@ so that weight averaging, which copies the whole module, copies only the denoise
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ddim.data import Space, to_model_space
 from ddim.denoisers.build import null_condition, takes_condition
 from ddim.denoisers.formats.own import HEADER, describe
-from ddim.diffusion import TIMES, Denoiser, NoiseSchedule, NoiseSource, as_eps, denoising_loss, simple_loss
+from ddim.diffusion import TIMES, Conditional, Denoiser, NoiseSchedule, NoiseSource, as_eps, denoising_loss, simple_loss
 from ddim.training.rates import LIMITED, learning_rate
 
 # Validation noise does not depend on the run's seed: its losses are comparable between runs.
@@ -40,6 +41,8 @@ class DenoisingModule(pl.LightningModule):
         condition_of: sample numbers (N,) -> the conditions (N, ...) that samples are drawn with; None draws them
             without.
         space: how batches become what the denoiser sees; None for uint8 images.
+        guide: a second, worse network of the same kind, to guide by in an evaluation, which predicts `guide_predicts`.
+        guide_hash: identifies the weights of the guide.
     """
 
     def __init__(
@@ -57,6 +60,9 @@ class DenoisingModule(pl.LightningModule):
         label_dropout: float = 0.0,
         condition_of: Callable[[Tensor], Tensor] | None = None,
         space: Space | None = None,
+        guide: nn.Module | None = None,
+        guide_predicts: str = "eps",
+        guide_hash: str | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser.to(memory_format=torch.channels_last)
@@ -72,6 +78,9 @@ class DenoisingModule(pl.LightningModule):
         self.label_dropout = label_dropout
         self.condition_of = condition_of
         self.to_model = to_model_space if space is None else space.to_model
+        self.guide = None if guide is None else guide.to(memory_format=torch.channels_last)
+        self.guide_predicts = guide_predicts
+        self.guide_hash = guide_hash
         # Sum and count of the held-out losses by quartile of t.
         self._quartiles = torch.zeros(4, 2)
 
@@ -79,11 +88,20 @@ class DenoisingModule(pl.LightningModule):
         """ε_θ(x_t, t) for any floating x; computed in the precision the weights are in."""
         return self._eps(x, t) if condition is None else self._eps(x, t, condition)
 
+    def bound_to(self, condition: Tensor | None) -> Conditional:
+        """The network with the conditions (N, ...) of a batch, and its guide with the same; None goes without."""
+
+        def of(network: nn.Module, eps: Callable[..., Tensor], guide: Conditional | None) -> Conditional:
+            own = condition if takes_condition(network) else None
+            return Conditional(eps, own, null_condition(network), self.schedule, guide)
+
+        if self.guide is None:
+            return of(self.denoiser, self, None)
+        eps = as_eps(partial(_answer, self.guide), self.guide_predicts, self.schedule)
+        return of(self.denoiser, self, of(self.guide, eps, None))
+
     def _predicted(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        weights = next(self.denoiser.parameters())
-        layout = torch.channels_last if x.ndim == 4 else torch.preserve_format
-        x = x.to(weights.dtype, memory_format=layout)
-        return self.denoiser(x, t) if condition is None else self.denoiser(x, t, condition)
+        return _answer(self.denoiser, x, t, condition)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # A step's randomness is addressed, not remembered: a resumed run repeats it without stored generator states.
@@ -214,6 +232,13 @@ class DenoisingModule(pl.LightningModule):
             group["fused"] = self._fused
         for scheduler in checkpoint["lr_schedulers"]:
             scheduler["base_lrs"] = [now["lr"]] * len(scheduler["base_lrs"])
+
+
+def _answer(network: nn.Module, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    weights = next(network.parameters())
+    layout = torch.channels_last if x.ndim == 4 else torch.preserve_format
+    x = x.to(weights.dtype, memory_format=layout)
+    return network(x, t) if condition is None else network(x, t, condition)
 
 
 def _mix(address: tuple[int, ...]) -> int:

@@ -263,7 +263,7 @@ def test_our_defaults_are_those_of_diffusers():
         ({"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift is 'scale_shift' instead of 'default'"),
         ({"add_attention": False}, "add_attention is False instead of True"),
         ({"class_embed_type": "timestep"}, "class_embed_type is 'timestep' instead of None"),
-        ({"num_class_embeds": 10}, "num_class_embeds is 10 instead of None"),
+        ({"num_class_embeds": 0}, "num_class_embeds is 0 instead of a positive integer or None"),
         ({"attn_norm_num_groups": 4}, "attn_norm_num_groups is 4 instead of 1"),
         ({"down_block_types": ["DownBlock2D", "SkipDownBlock2D"]}, r"down_block_types\[1\] is 'SkipDownBlock2D'"),
         ({"up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}, "up_block_types has attention at other levels"),

@@ -61,7 +61,6 @@ UNET_NEEDED: dict[str, Any] = {
     "resnet_time_scale_shift": "default",
     "add_attention": True,
     "class_embed_type": None,
-    "num_class_embeds": None,
 }
 ACTIVATIONS = ("silu", "swish")
 # Added to the configuration by EMAModel.save_pretrained.
@@ -78,6 +77,8 @@ EMA_KEYS = (
 OUR_WEIGHTS_KEY = "_ddim_weights"
 OUR_SCHEDULE_KEY = "_ddim_schedule"
 OUR_PATCH_KEY = "_ddim_patch"
+# Whether the last of num_class_embeds stands for no class; a file of others does not say, so that all are classes.
+OUR_NULL_KEY = "_ddim_null_class"
 SCHEDULER_DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
@@ -114,6 +115,9 @@ def denoiser_config(given: Mapping[str, Any], origin: str) -> dict[str, Any]:
     for key in ("in_channels", "out_channels", "layers_per_block", "norm_num_groups"):
         if not _is_positive_int(config[key]):
             problems.append(f"{key} is {config[key]!r} instead of a positive integer")
+    embeds, null = config["num_class_embeds"], bool(config.get(OUR_NULL_KEY))
+    if embeds is not None and (not _is_positive_int(embeds) or embeds <= null):
+        problems.append(f"num_class_embeds is {embeds!r} instead of a positive integer or None")
     widths = config["block_out_channels"]
     if not isinstance(widths, list) or not widths or not all(map(_is_positive_int, widths)):
         problems.append(f"block_out_channels is {widths!r} instead of a list of positive integers")
@@ -140,6 +144,7 @@ def denoiser_config(given: Mapping[str, Any], origin: str) -> dict[str, Any]:
         "num_res_blocks": config["layers_per_block"],
         "dropout": config["dropout"],
         "norm_groups": config["norm_num_groups"],
+        **({} if embeds is None else {"num_classes": embeds - null, "null_class": null}),
         **places,
         **({"patch": patch} if patch > 1 else {}),
     }
@@ -276,4 +281,12 @@ def unet_config(unet: UNet, label: str = UNSTATED) -> dict[str, Any]:
         "up_block_types": ["AttnUpBlock2D" if attention else "UpBlock2D" for attention in reversed(attends)],
         "dropout": config["dropout"],
         "norm_num_groups": config["norm_groups"],
+        **_class_embeds(config),
     }
+
+
+def _class_embeds(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The classes of a UNet; the one that stands for none is the last, which diffusers knows nothing of."""
+    if config["num_classes"] is None:
+        return {"num_class_embeds": None}
+    return {"num_class_embeds": config["num_classes"] + config["null_class"], OUR_NULL_KEY: config["null_class"]}

@@ -14,6 +14,7 @@ from ddim.data import IMAGES, ImageDataModule
 from ddim.diffusion import NoiseSchedule
 from ddim.diffusion.grid import GridPoint, SamplerConfig
 from ddim.evaluation.kept.finished import Finished, Kept
+from ddim.evaluation.labelled import labelled_columns, reference_labels
 from ddim.evaluation.repetition import compared, repeated
 from ddim.evaluation.sampling import Generation, generate
 from ddim.evaluation.study import FEATURES, REFERENCE, Bar, Material, Progress, Study, partial_of, recall
@@ -52,6 +53,7 @@ class EvaluationGrid(Study):
         uncertainty: whether standard deviations are measured.
         real: held-out samples (N, ...) to show beside those of data that are no images.
         names: of their columns.
+        reference_labels: (M,) of the reference's features; None where they have none.
     """
 
     name = "grid"
@@ -69,6 +71,7 @@ class EvaluationGrid(Study):
         uncertainty: bool = True,
         real: Callable[[], Tensor] | None = None,
         names: Sequence[str] = (),
+        reference_labels: Tensor | None = None,
     ) -> None:
         self.points = list(points)
         self.real = real
@@ -78,6 +81,7 @@ class EvaluationGrid(Study):
         self.keep_images = keep_images
         self.seeds = tuple(seeds)
         self.uncertainty = uncertainty
+        self.reference_labels = reference_labels
 
     @classmethod
     def grid(cls, settings: GridSettings, sampler: SamplerConfig, schedule: NoiseSchedule) -> list[GridPoint]:
@@ -96,6 +100,7 @@ class EvaluationGrid(Study):
             seeds=material.seeds,
             uncertainty=material.uncertainty,
             **_beside(material.images, material.grid_images),
+            reference_labels=reference_labels(material.images, measure),
         )
 
     def plan(self) -> str:
@@ -129,12 +134,18 @@ class EvaluationGrid(Study):
         say.revise(compared({point: whole[point].row for point in self.points}))
         if subject.first:
             images = {point: whole[point].images for point in self.points}
-            for what, picture, text in pictures(say.rows, images, floor):
+            for what, picture, text in pictures(say.rows, images, floor, self._shown_classes(subject)):
                 say.picture(what, picture, text)
             if self.real is not None:
                 for what, picture, text in against(say.rows, images, self.real(), self.names):
                     say.picture(what, picture, text)
             say.end()
+
+    def _shown_classes(self, subject: Subject) -> list[str]:
+        """What each of the images that are shown is of; nothing where they have no classes."""
+        if not subject.classes or subject.condition_of is None:
+            return []
+        return [subject.classes[number] for number in subject.condition_of(torch.arange(self.keep_images)).tolist()]
 
     def _recalled(self, subjects: Sequence[Subject], kept: Kept) -> dict[GridPoint, dict[int, Finished]]:
         """What an earlier attempt has finished of each point, by the number of the seed."""
@@ -167,10 +178,15 @@ class EvaluationGrid(Study):
             keep_images=self.keep_images,
             advance=bar.advance,
             partial=partial_of(point, subject, self.measure.extractor, kept),
-            keep_features=self.measure.needs_features,
+            keep_features=self.measure.needs_features or bool(subject.classes),
         )
+        labelled: dict[str, Any] = {}
+        if subject.classes and subject.condition_of is not None:
+            labels = subject.condition_of(torch.arange(self.num_samples))
+            real = self.reference_labels
+            labelled = labelled_columns(generation.features, labels, subject.classes, self.measure, real)
         result = grid_result(
-            subject.columns(point),
+            {**subject.columns(point), **labelled},
             generation,
             self.measure,
             subject.device,

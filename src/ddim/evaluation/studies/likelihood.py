@@ -85,6 +85,7 @@ class Likelihood(Study):
     """
 
     name = "likelihood"
+    guided = False
     Settings = LikelihoodConfig
     needs: ClassVar[frozenset[str]] = frozenset({IMAGES})
 

@@ -79,6 +79,7 @@ class Reconstruction(Study):
     """
 
     name = "reconstruction"
+    guided = False
     Settings = ReconstructionConfig
     needs: ClassVar[frozenset[str]] = frozenset({IMAGES})
 

@@ -63,6 +63,7 @@ class Restoration(Study):
     """
 
     name = "restoration"
+    guided = False
     group = "restoration"
     Settings = RestorationConfig
     needs = frozenset({FEATURES, REFERENCE})

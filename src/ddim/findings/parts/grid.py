@@ -22,7 +22,7 @@ from ddim.findings.labels import (
 )
 from ddim.findings.part import Chart, Part, Rows
 from ddim.findings.rows import Floor, GridResult, cells_of, columns_of
-from ddim.findings.telling import Against, GridFigure, Picture, Row, Sheet, Words
+from ddim.findings.telling import Against, Curves, GridFigure, Panel, Picture, Row, Sheet, Strip, Words
 
 # Images per cell of the sample sheet.
 SHEET_IMAGES = 16
@@ -33,8 +33,10 @@ def results_of(rows: Rows) -> list[GridResult]:
     return [GridResult(**row) for row in rows]
 
 
-def pictures(rows: Rows, images: Mapping[Any, Any], floor: Floor | None) -> Iterator[tuple[str, Picture, str]]:
-    """(what, picture, caption). images: point -> its first images, in the order of the grid."""
+def pictures(
+    rows: Rows, images: Mapping[Any, Any], floor: Floor | None, classes: Sequence[str] = ()
+) -> Iterator[tuple[str, Picture, str]]:
+    """(what, picture, caption). images: point -> its first images, in the order of the grid, which are of `classes`."""
     # Points of an earlier attempt may have kept fewer pictures than are asked for now.
     count = min(len(some) for some in images.values())
     if results_of(rows[:1])[0].features != VALUES:
@@ -50,6 +52,50 @@ def pictures(rows: Rows, images: Mapping[Any, Any], floor: Floor | None) -> Iter
         yield "samples" if len(sheets) == 1 else f"samples-{tau}", Sheet(cells, column="nfe" if calls else "S"), ""
     yield "distance", GridFigure("distance", results, floor), ""
     yield "speed", GridFigure("speed", results), ""
+    if classes:
+        yield from _class_pictures(results, images, classes)
+    if any(row.label_accuracy is not None and row.distance is not None for row in results):
+        yield "tradeoff", Curves([_tradeoff(results)], f"{results[0].dataset}: what guidance costs and buys"), ""
+
+
+def _class_pictures(
+    results: Sequence[GridResult], images: Mapping[Any, Any], classes: Sequence[str]
+) -> Iterator[tuple[str, Picture, str]]:
+    """A row of images for each class, of every line of the grid at its largest S."""
+    largest: dict[str, Any] = {}
+    for point in images:
+        known = largest.get(curve_key(point))
+        if known is None or point.steps > known.steps:
+            largest[curve_key(point)] = point
+    by_key = {point_key(row): row for row in results}
+    for point in largest.values():
+        shown = images[point]
+        places: dict[str, list[int]] = {}
+        for place, name in enumerate(classes[: len(shown)]):
+            places.setdefault(name, []).append(place)
+        count = min(map(len, places.values()))
+        strips = [(name, shown[chosen[:count]]) for name, chosen in places.items()]
+        name = "classes" if len(largest) == 1 else f"classes-{curve_key(point).replace('/', '-')}"
+        row = by_key[point_key(point)]
+        label = line_label(row, results)
+        title = eta_title(label) if label == eta_label(row) else label
+        yield name, Strip(strips, f"{row.dataset} by class: {title}, S = {point.steps}"), ""
+
+
+def _tradeoff(results: Sequence[GridResult]) -> Panel:
+    """Distance against label accuracy: a line along the scales of guidance for each S, and each of several η."""
+    lines: dict[str, list[tuple[float, float | None]]] = {}
+    notes = []
+    several = len({eta_label(row) for row in results}) > 1
+    for row in results:
+        if row.label_accuracy is None or row.distance is None:
+            continue
+        name = f"S = {row.steps}" + (f", {eta_title(eta_label(row))}" if several else "")
+        lines.setdefault(name, []).append((row.label_accuracy, row.distance))
+        scale = dict(row.options or ()).get("guidance_scale")
+        notes.append((row.label_accuracy, row.distance, "" if scale is None else f"{scale:g}"))
+    name = f"{distance_name(results[0].features)}, scales of guidance beside points"
+    return Panel(name, lines, xlabel="label accuracy", x_log=False, notes=notes)
 
 
 def against(
@@ -176,7 +222,7 @@ PART = Part(
     caption="All that was measured",
     about="Every number of steps with every η.",
     columns={},
-    pictures=["samples*.png", "distance.png", "speed.png"],
+    pictures=["samples*.png", "distance.png", "speed.png", "classes*.png", "tradeoff.png"],
     keys=[
         ("grid/frechet_distance/<sampler>/<tau>", "curve", "Fréchet distance against S"),
         ("grid/<metric>/<sampler>/<tau>", "curve", "further metrics against S (`evaluation.metrics`)"),
@@ -197,6 +243,8 @@ PART = Part(
         ("grid/samples-real", "picture", "of what is no image: samples beside real ones"),
         ("grid/distance", "picture", "distance.png: the same chart with log axes and the floor"),
         ("grid/speed", "picture", "speed.png"),
+        ("grid/classes<-sampler>", "picture", "of a network with classes: a row of images for each, at the largest S"),
+        ("grid/tradeoff", "picture", "of a network with classes: distance against label accuracy, by guidance"),
         ("best/frechet_distance", "summary", "the smallest distance of the grid"),
         ("best/sampler", "summary", "where it was found: the sampler, with its options"),
         ("best/eta", "summary", "where it was found (sigma_hat for the paper's larger variance)"),
