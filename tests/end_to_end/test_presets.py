@@ -20,13 +20,14 @@ TRAINING_GROUPS = (
     "experiment",
     "hparams_search",
     "logger",
+    "objective",
     "optimizer",
     "recipe",
     "sampler",
     "schedule",
     "trainer",
 )
-EVALUATION_GROUPS = ("evaluation", "sampler", "logger", "trainer", "schedule", "table")
+EVALUATION_GROUPS = ("evaluation", "restoration", "sampler", "logger", "trainer", "schedule", "table")
 
 
 def options(group: str) -> list[str]:
