@@ -19,7 +19,6 @@ from typing import Any
 
 from safetensors.torch import save
 
-from ddim.data.build import load_data
 from ddim.denoisers.formats.contents import WEIGHTS, Pretrained
 from ddim.denoisers.formats.diffusers import CONFIG, INDEX, MODEL, SAFETENSORS, SCHEDULER_CONFIGS
 from ddim.denoisers.formats.diffusers_config import (
@@ -38,8 +37,6 @@ from ddim.errors import UserError
 from ddim.findings.card import CARD, Card
 from ddim.findings.paper import OFFICIAL_SCHEDULE
 from ddim.metrics import FEATURES
-from ddim.metrics.measure import load_extractor, statistics_of
-from ddim.metrics.published import statistics_file
 from ddim.runs.layout import LAST_CHECKPOINT, STATISTICS_FILE
 from ddim.runs.paths import usable_path
 from ddim.runs.plugins import load_plugins
@@ -123,6 +120,11 @@ def statistics_to_go_along(
     Raises:
         UserError: the checkpoint states no data set, or images, features or weights are not to be had.
     """
+    # Images come with Lightning, which an export without them need not load.
+    from ddim.data.build import load_data
+    from ddim.metrics.measure import load_extractor, statistics_of
+    from ddim.metrics.published import statistics_file
+
     if pretrained.dataset is None:
         raise UserError(f"{pretrained.origin} does not say which images it was trained on; leave --reference out")
     dataset = {**pretrained.dataset, **({} if root is None else {"root": str(root)})}

@@ -11,7 +11,6 @@ import yaml
 
 from ddim.errors import UserError
 from ddim.runs.layout import CONFIG_FILE, LAST, LAST_CHECKPOINT, OVERRIDES_FILE
-from ddim.runs.overrides import raw_overrides
 from ddim.runs.paths import usable_path
 
 
@@ -40,6 +39,9 @@ def resolve_checkpoint(source: str | None, output_dir: Path, key: str = "checkpo
     except UserError as error:
         # os.path answers False where a path cannot be; Path would raise.
         if key == "resume" and os.path.isfile(os.path.join(source, OVERRIDES_FILE)):
+            # With Hydra's parser, which those who only look for a file need not load.
+            from ddim.runs.overrides import raw_overrides
+
             command = shlex.join(["python", "train.py", *raw_overrides(Path(source))])
             raise UserError(
                 f"resume={source}: that run was stopped before anything was saved; start anew with `{command}`."
