@@ -93,6 +93,7 @@ def test_every_key_of_the_schemas_is_in_the_files(composed):
         structured = OmegaConf.to_container(OmegaConf.structured(schema))
         # A sampler's own options stand in its file by themselves; here they are only gathered.
         assert structured["sampler"].pop("options") == {}
+        assert structured.get("guidance", {"options": {}}).pop("options") == {}
         assert list(keys(structured, composed[name])) == []
 
 

@@ -126,7 +126,7 @@ def digits_without_tau(trained_run: Path, tmp_path: Path) -> Path:
 EMA_KEYS = ("enabled", "decay", "halflife_images", "ramp", "update_every_n_steps")
 COMPLETIONS = [
     ("train.py", "datas", {"dataset.", "dataset="}),
-    ("train.py", "dataset=c", {"dataset=cifar10", "dataset=celeba"}),
+    ("train.py", "dataset=c", {"dataset=captioned_digits", "dataset=cifar10", "dataset=celeba"}),
     ("train.py", "optimizer.l", {"optimizer.lr="}),
     ("train.py", "callbacks.ema.", {f"callbacks.ema.{key}=" for key in EMA_KEYS}),
     ("train.py", "hydra/launcher=slurm", {"hydra/launcher=slurm_gpu", "hydra/launcher=slurm_node"}),

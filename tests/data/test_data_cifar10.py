@@ -80,7 +80,7 @@ def check(data: ImageDataModule) -> None:
     train, test = (torch.cat(list(data.images(split, 4))) for split in ("train", "test"))
     assert np.array_equal(train.numpy(), np.concatenate([pixels(number) for number in range(5)]))
     assert np.array_equal(test.numpy(), pixels(5))
-    assert data.random_flip and (data.channels, data.resolution) == (3, 32)
+    assert data.random_flip and data.space.shape == (3, 32, 32)
 
 
 def settings(root: Path, download: bool = False) -> dict[str, object]:

@@ -245,7 +245,9 @@ def test_lightning_has_nothing_to_say_about_images_in_memory(root: Path, make_da
         warnings.simplefilter("always")
         trainer.fit(Sums(), make_datamodule(settings(root)))
         trainer.validate(Sums(), make_datamodule(settings(root)), verbose=False)
-    said = [str(warning.message) for warning in caught if "LeafSpec" not in str(warning.message)]
+    # Of torch's own pytrees, and of a cluster whose commands this machine happens to have.
+    others = ("LeafSpec", "`srun` command")
+    said = [str(warning.message) for warning in caught if not any(other in str(warning.message) for other in others)]
     assert said == []
 
 

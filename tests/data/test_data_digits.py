@@ -22,7 +22,7 @@ def test_splits_divide_the_1797_images_by_class(make_datamodule: Callable[..., I
     train, test = all_images(data, "train"), all_images(data, "test")
     assert train.shape == (1437, 1, 8, 8) and test.shape == (360, 1, 8, 8)
     assert train.dtype == torch.uint8
-    assert (data.name, data.channels, data.resolution) == ("digits", 1, 8)
+    assert (data.name, data.space.shape) == ("digits", (1, 8, 8))
 
     table = load_digits()
     label_of: dict[bytes, int] = {}

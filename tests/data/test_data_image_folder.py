@@ -109,7 +109,7 @@ def test_channels_resize_and_background_reach_the_pixels(tmp_path: Path, make_da
     assert pixels(data, "train").shape == (1, 1, 8, 8)
     assert (pixels(data, "train") == 0).all()
     colour = make_datamodule(settings(tmp_path, test_fraction=0.5))
-    assert (pixels(colour, "train") == 255).all() and colour.channels == 3
+    assert (pixels(colour, "train") == 255).all() and colour.space.shape[0] == 3
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

@@ -28,7 +28,7 @@ def blocks(kind: str) -> list[str]:
 
 def test_each_file_is_short_and_named():
     names = [block.splitlines()[0] for block in blocks("python")]
-    files = ["stripes", "plain", "trapezoid", "p2", "power", "coverage", "edges", "brightness"]
+    files = ["stripes", "plain", "trapezoid", "bright", "p2", "power", "coverage", "edges", "brightness"]
     assert names == [f"# {name}.py" for name in files]
     lines = [len(block.splitlines()) for block in blocks("python")]
     assert max(lines[:-1]) < 30 and lines[-1] < 80

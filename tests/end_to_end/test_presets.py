@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ TRAINING_GROUPS = (
     "schedule",
     "trainer",
 )
-EVALUATION_GROUPS = ("evaluation", "restoration", "sampler", "logger", "trainer", "schedule", "table")
+EVALUATION_GROUPS = ("evaluation", "guidance", "restoration", "sampler", "logger", "trainer", "schedule", "table")
 
 
 def options(group: str) -> list[str]:
@@ -55,6 +56,7 @@ def test_training_presets_compose_and_check(choice):
 @pytest.mark.parametrize("choice", [f"{group}={name}" for group in EVALUATION_GROUPS for name in options(group)])
 def test_evaluation_presets_compose_and_check(choice):
     checkpoint = ["dataset=digits", "denoiser=unet_digits"] + ([] if "schedule" in choice else ["schedule=linear"])
+    checkpoint += ["guidance.checkpoint=worse.ckpt"] * (choice == "guidance=autoguidance")
     evaluation_config(composed("evaluate", choice, *checkpoint))
 
 
@@ -81,6 +83,10 @@ def test_every_denoiser_takes_a_training_step(run_script, workplace, denoiser):
     )
     if denoiser in ("unet_1d", "unet_signals"):
         data = ("dataset=signals", f"dataset.root={_series(workplace / 'series.npy')}", "callbacks=minimal")
+    if denoiser in ("unet_digits_class", "unet_captioned_digits"):
+        data = (f"dataset={'digits' if denoiser == 'unet_digits_class' else 'captioned_digits'}", "callbacks=minimal")
+    if denoiser == "unet_cifar10_class":
+        _in_classes(workplace / "images", 10)
     outcome = run_script(
         "train.py",
         *data,
@@ -91,6 +97,16 @@ def test_every_denoiser_takes_a_training_step(run_script, workplace, denoiser):
         "logger=none",
     )
     assert outcome.status == 0, outcome.errors
+
+
+def _in_classes(folder: Path, count: int) -> None:
+    """The first image of each split in one folder of its own for each class."""
+    for split in ("train", "test"):
+        image = (folder / split / "0.png").read_bytes()
+        shutil.rmtree(folder / split)
+        for number in range(count):
+            (folder / split / f"class{number}").mkdir(parents=True)
+            (folder / split / f"class{number}" / "0.png").write_bytes(image)
 
 
 def _series(path: Path) -> Path:

@@ -186,7 +186,9 @@ def test_four_jobs_make_the_table_of_one_process(on_the_cluster, run_process, ru
     assert run_script("evaluate.py", *grid, "hydra.run.dir=alone").status == 0
     assert numbers(sweep) == pytest.approx(numbers(workplace / "alone"), rel=1e-5) and len(numbers(sweep)) == 4
     tasks = [path.name for path in (sweep / ".submitit").iterdir() if re.fullmatch(r"\d+_\d", path.name)]
-    assert len(tasks) == 4 and all(on_the_cluster.job(task)["JobState"] == "COMPLETED" for task in tasks)
+    assert len(tasks) == 4
+    # A job is COMPLETING for a moment after its last process has ended.
+    on_the_cluster.until(lambda: all(on_the_cluster.job(task)["JobState"] == "COMPLETED" for task in tasks))
 
 
 def test_a_job_that_fails_is_named_and_the_other_is_in_the_table(on_the_cluster, run_process, workplace, trained_run):

@@ -69,7 +69,7 @@ def as_images(picture: Picture) -> Picture:
             frame = Frame.around(arrays)
             drawn = [(label, each(array, frame)) for (label, _), array in zip(rows, arrays, strict=True)]
             return replace(picture, rows=drawn)
-        case Sheet(images) if not is_image(next(iter(images.values()))):
+        case Sheet(images) if images and not is_image(next(iter(images.values()))):
             cells = {place: array_of(samples) for place, samples in images.items()}
             frame = Frame.around(list(cells.values()))
             return replace(picture, images={place: together(array, frame) for place, array in cells.items()})

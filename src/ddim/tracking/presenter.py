@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,7 +60,7 @@ class Tracked(Audience):
         name, part, rows = said.part.name, said.part, said.rows
         if part.table is not None:
             columns, cells = part.table(rows)
-            show_table(self.trainer, f"{name}/results", columns, cells)
+            show_table(self.trainer, f"{name}/results", columns, [[_cell(value) for value in row] for row in cells])
         if part.gallery is not None:
             columns, cells = part.gallery(rows)
             drawn = [self.samples[point_key(row)] for row in rows]
@@ -73,3 +73,8 @@ class Tracked(Audience):
         for chart in part.charts(rows):
             show_line_chart(self.trainer, f"{name}/{chart.key}", chart.title, chart.columns, chart.rows)
         show_summary(self.trainer, part.summary(rows, said.extra))
+
+
+def _cell(value: Any) -> Any:
+    """What W&B's tables take: a column has one type there, which settings that differ from row to row have not."""
+    return ", ".join(f"{key}={item}" for key, item in value.items()) if isinstance(value, Mapping) else value
