@@ -30,8 +30,11 @@ from ddim.tracking.offline_runs import OfflineRun, offline_files, read_offline_r
 from ddim.tracking.wandb_run import ARTIFACT_FILE, DashboardLogger, artifact_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Only `table=` logs it.
-ABSENT = {"table/<table>"}
+# Logged only by `table=`, with a picture of one's own, under guidance, and of points in the plane.
+ABSENT = {
+    *("table/<table>", "restoration/restored-<method>", "grid/tradeoff", "grid/classes<-sampler>"),
+    *("trajectory/flow", "grid/samples-real"),
+}
 TRAINING_PANELS = (
     *("train/loss", "train/gradient_norm", "train/lr", "train/images_per_second"),
     *("val/loss", "val/loss_q1", "val/loss_q2", "val/loss_q3", "val/loss_q4", "val/frechet_distance", "samples"),
