@@ -73,6 +73,8 @@ TRAINING: dict[str, tuple[str, ...]] = {
     "optimizer.schedule=cosine trainer.max_steps=-1": (r"optimizer\.schedule=cosine", r"trainer\.max_steps=N"),
     "objective.predicts=score": (r"objective\.predicts=score", "eps, x0, v"),
     "objective.times=none_such": (r"objective\.times=none_such", "lognormal"),
+    "objective.label_dropout=1.5": (r"objective\.label_dropout=1\.5", r"\[0, 1\]"),
+    "objective.label_dropout=nan": (r"objective\.label_dropout=nan", r"\[0, 1\]"),
     "objective.times_std=0": (r"objective\.times_std=0", "positive"),
     "objective.times_mean=inf": (r"objective\.times_mean=inf", "finite"),
     "denoiser.patch=3": ("denoiser", "patch 3", "divisible"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from ddim.data import build_datamodule
 from ddim.denoisers.pretrained import open_pretrained
 from ddim.diffusion import NoiseSchedule
+from ddim.training.build import build_training
 from ddim.training.module import DenoisingModule
+from ddim.training.settings import ObjectiveConfig, TrainConfig
 
 OPTIMIZER = {"name": "adam", "lr": 1e-3, "betas": [0.9, 0.999], "weight_decay": 0.0, "warmup_steps": 4}
 NULL = 10
@@ -133,3 +136,31 @@ def test_a_checkpoint_says_its_classes_and_is_evaluated_with_them(script, run_sc
 def test_other_classes_are_refused_before_training(overrides, sentence, run_script, tiny_training):
     done = run_script("train.py", *tiny_training, "logger=none", *overrides)
     assert done.status == 2 and sentence in done.errors and len(done.errors.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_the_configured_dropout_reaches_the_module(monkeypatch, tmp_path, dropout):
+    made = {}
+
+    class Enough(Exception):
+        """Nothing more is looked at."""
+
+    def take(*_, **settings):
+        made.update(settings)
+        raise Enough
+
+    monkeypatch.setattr("ddim.training.build.DenoisingModule", take)
+    config = TrainConfig(
+        dataset={"name": "digits"},
+        denoiser={
+            **{"name": "unet", "in_channels": 1, "resolution": 8, "base_channels": 8, "channel_mult": [1]},
+            **{"num_res_blocks": 1, "attention_resolutions": [], "norm_groups": 4, "num_classes": 10},
+        },
+        schedule={"name": "linear"},
+        trainer={},
+        cache_dir=str(tmp_path),
+        objective=ObjectiveConfig(label_dropout=dropout),
+    )
+    with pytest.raises(Enough):
+        build_training(config, SimpleNamespace(world_size=1), tmp_path, hyperparameters={})
+    assert made["label_dropout"] == dropout

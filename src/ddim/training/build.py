@@ -124,7 +124,7 @@ def build_training(
         seed=config.seed,
         config=stored_description(config, denoiser, images.space)
         | ({"condition": images.meaning or {}} if conditional else {}),
-        label_dropout=0.1,
+        label_dropout=config.objective.label_dropout,
         condition_of=images.condition_of if conditional else None,
         space=images.space,
     )

@@ -43,12 +43,15 @@ class ObjectiveConfig:
         times: where training's timesteps come from, one of TIMES.
         times_mean: of ln sigma for lognormal, sigma = sqrt((1 - alpha_bar) / alpha_bar).
         times_std: of ln sigma for lognormal.
+        label_dropout (0 ... 1): probability with which a network that takes conditions is trained without one, which
+            classifier-free guidance needs.
     """
 
     predicts: str = "eps"
     times: str = "uniform"
     times_mean: float = -1.2
     times_std: float = 1.2
+    label_dropout: float = 0.1
 
     def check(self) -> None:
         one_of("objective.predicts", self.predicts, PREDICTIONS)
@@ -57,6 +60,8 @@ class ObjectiveConfig:
             raise UserError(f"objective.times_mean={self.times_mean} must be a finite number.")
         if not (math.isfinite(self.times_std) and self.times_std > 0):
             raise UserError(f"objective.times_std={self.times_std} must be a positive number.")
+        if not 0 <= self.label_dropout <= 1:
+            raise UserError(f"objective.label_dropout={self.label_dropout} must lie in [0, 1].")
 
     @property
     def times_options(self) -> dict[str, float]:
