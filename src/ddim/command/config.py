@@ -35,7 +35,8 @@ from ddim.findings.paper import TABLES, PaperTable
 from ddim.findings.parts import GRID
 from ddim.tracking.loggers import LoggerConfig, check_tags
 from ddim.training.precision import AUTO
-from ddim.training.settings import TrainConfig, check_length, check_monitor, sample_grid_point, training_grid
+from ddim.training.rates import check_length
+from ddim.training.settings import TrainConfig, check_monitor, sample_grid_point, training_grid
 
 # What arguments of the Trainer may be, where they are plain values.
 PLAIN_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
@@ -82,7 +83,7 @@ def training_config(cfg: DictConfig) -> TrainConfig:
     check_monitor(config.callbacks)
     _check_seed(config.seed)
     _check_trainer(config.trainer)
-    check_length(config.optimizer, config.trainer)
+    check_length(config.optimizer.schedule, config.trainer)
     schedule = build_schedule(config.schedule)
     # Both are read only after hours of training otherwise.
     for point in config.sampler.points(schedule):

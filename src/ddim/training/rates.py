@@ -35,6 +35,15 @@ RATES: dict[str, Callable[[int, int, int | None], float]] = {
 LIMITED = ("cosine",)
 
 
+def check_length(schedule: str, trainer: Mapping[str, Any]) -> None:
+    """Refuse (`UserError`) a rate that falls to the end of training where the Trainer's arguments give it none."""
+    ends = any((trainer.get(key) or -1) > 0 for key in ("max_steps", "max_epochs"))
+    if schedule in LIMITED and not ends:
+        raise UserError(
+            f"optimizer.schedule={schedule} needs to know the length of training; give trainer.max_steps=N."
+        )
+
+
 def learning_rate(optimizer: Mapping[str, Any], steps: int | None) -> Callable[[int], float]:
     """The factor on `lr` at each optimizer step, from 0.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ from ddim.errors import UserError, at_least, one_of, some_of
 from ddim.findings.columns import MONITORED
 from ddim.metrics import FEATURES, MEASURES, METRICS
 from ddim.tracking.loggers import LoggerConfig
-from ddim.training.rates import LIMITED, RATES
+from ddim.training.rates import RATES
 
 OPTIMIZERS = ("adam", "adamw")
 
@@ -274,15 +273,6 @@ def check_monitor(callbacks: CallbacksConfig) -> None:
         raise UserError(
             f"callbacks.checkpoint.monitor={monitor} needs callbacks.evaluation.every_n_validations=1, "
             f"not {part.every_n_validations}: the best checkpoint is chosen at every validation."
-        )
-
-
-def check_length(optimizer: OptimizerConfig, trainer: Mapping[str, Any]) -> None:
-    """A learning rate that falls to the end of training needs one."""
-    ends = any((trainer.get(key) or -1) > 0 for key in ("max_steps", "max_epochs"))
-    if optimizer.schedule in LIMITED and not ends:
-        raise UserError(
-            f"optimizer.schedule={optimizer.schedule} needs to know the length of training; give trainer.max_steps=N."
         )
 
 
