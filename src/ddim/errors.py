@@ -12,7 +12,7 @@ def at_least(key: str, value: int, least: int) -> None:
 
 
 def one_of(key: str, value: Any, known: Collection[str]) -> None:
-    if value not in known:
+    if value not in list(known):  # a mapping that was typed in its place cannot be hashed
         raise UserError(f"{key}={value} is not known; choose one of {', '.join(known)}.")
 
 
