@@ -73,10 +73,12 @@ def restore(task: Task, subject: Subject, measurement: Measurement, x_T: Tensor,
     """x_0 (N, ...) in model space of N measurements, from x_T (N, ...)."""
     method, options, schedule = METHODS[task.method], dict(task.options), subject.schedule
     down = task.going_down(schedule)
+    with subject.arithmetic():
+        network = _as_it_is_set_now(subject.denoiser, subject.device.type)
     if method.kind == SAMPLER:
-        with subject.arithmetic():
+        with subject.arithmetic(), _full(subject.device.type):
             restored: Tensor = method.function(
-                task.point.scaled(subject.denoiser),
+                task.point.scaled(network),
                 x_T,
                 schedule,
                 down.timesteps_tensor(),
@@ -86,10 +88,31 @@ def restore(task: Task, subject: Subject, measurement: Measurement, x_T: Tensor,
             )
         return restored
     if method.kind == DENOISER:
-        guided: Denoiser = method.function(subject.denoiser, measurement, schedule, **options)
-        return replace(subject, denoiser=guided).decode(down, x_T, noise=noise)
+        guided: Denoiser = method.function(network, measurement, schedule, **options)
+
+        def in_full(x: Tensor, t: Tensor) -> Tensor:
+            with _full(x.device.type):
+                return guided(x, t)
+
+        return replace(subject, denoiser=in_full).decode(down, x_T, noise=noise)
     started = method.function(x_T, schedule, task.point.timesteps_tensor(), measurement, **options)
     return subject.decode(down, started, noise=noise)
+
+
+def _full(device_type: str) -> torch.autocast:
+    """Without autocast: what is computed with an operator is exact where A x is to be y, whatever the network is in."""
+    return torch.autocast(device_type, enabled=False)
+
+
+def _as_it_is_set_now(denoiser: Denoiser, device_type: str) -> Denoiser:
+    """The denoiser in the autocast that is on now, wherever it is called."""
+    enabled, dtype = torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
+
+    def eps(x: Tensor, t: Tensor) -> Tensor:
+        with torch.autocast(device_type, dtype=dtype, enabled=enabled):
+            return denoiser(x, t)
+
+    return eps
 
 
 def draw_all(
