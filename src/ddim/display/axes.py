@@ -39,6 +39,13 @@ def set_ticks(axes: Axes, points: Sequence[int], low: float, high: float, label_
         if all(max(value / other, other / value) >= ratio**label_width for other in shown):
             shown.append(value)
     axes.xaxis.set_major_locator(FixedLocator(sorted(shown)))
+    axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+    axes.xaxis.set_minor_locator(NullLocator())
+    set_value_ticks(axes, low, high)
+
+
+def set_value_ticks(axes: Axes, low: float, high: float) -> None:
+    """Limits and ticks of the value axis for values from `low` to `high`, written out; a linear one begins at 0."""
     if axes.get_yscale() == "log":
         decades, margin = math.log10(high / low), max((high / low) ** 0.06, 1.15)
         axes.set_ylim(low / margin, high * margin)
@@ -46,6 +53,9 @@ def set_ticks(axes: Axes, points: Sequence[int], low: float, high: float, label_
         axes.yaxis.set_major_locator(LogLocator(subs=subs) if decades > 0.9 else AutoLocator())
     else:
         axes.set_ylim(0, max(high, 1e-12) * 1.08)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:.10g}"))
-        axis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _plain(value: float, _position: int) -> str:
+    return f"{value:.10g}"

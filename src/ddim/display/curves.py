@@ -12,8 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ddim.display.axes import COLOURS, MARKERS, label_axes, set_ticks
+from ddim.display.axes import COLOURS, MARKERS, label_axes, set_ticks, set_value_ticks
 from ddim.findings.telling import Panel
+
+# Behind a note, so that it can be read on a line.
+_ON_WHITE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.8}
 
 
 def steps_figure(panels: Sequence[Panel], title: str, subtitle: str = "") -> Image.Image:
@@ -36,13 +39,17 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.set_xscale("log" if panel.x_log else "linear")
     axes.set_yscale("log" if panel.log else "linear")
     drawn: list[tuple[float, float]] = []
+    ends: list[float] = []
     for number, (label, points) in enumerate(panel.lines.items()):
-        known = sorted((s, v) for s, v in points if v is not None and math.isfinite(v) and (v > 0 or not panel.log))
+        known = [(s, v) for s, v in points if v is not None and math.isfinite(v) and (v > 0 or not panel.log)]
+        known = sorted(known) if panel.x_log else known
         if known:
             drawn += known
+            colour = COLOURS[number % len(COLOURS)]
+            ends += _draw_bars(axes, [bar for bar in panel.bars.get(label, ()) if bar[:2] in known], colour)
             axes.plot(
                 *zip(*known, strict=True),
-                color=COLOURS[number % len(COLOURS)],
+                color=colour,
                 marker=MARKERS[number % len(MARKERS)],
                 linewidth=2,
                 markersize=8,
@@ -53,14 +60,27 @@ def _draw(axes: Axes, panel: Panel) -> None:
     if not drawn:
         axes.text(0.5, 0.5, "nothing that these axes can show", transform=axes.transAxes, ha="center", fontsize=12)
         return
-    values = [value for _, value in drawn]
+    values = [value for _, value in drawn] + ends
     if panel.level is not None and (panel.level[0] > 0 or not panel.log):
         value, text = panel.level
         values.append(value)
         axes.axhline(value, color="#555555", linestyle=(0, (6, 4)), linewidth=1.5, zorder=1, label=text)
     for place, value, text in panel.notes:
-        axes.annotate(text, (place, value), xytext=(7, 7), textcoords="offset points", fontsize=10, color="#444444")
+        axes.annotate(text, (place, value), xytext=(9, 7), textcoords="offset points", fontsize=11, bbox=_ON_WHITE)
     if panel.x_log:
         set_ticks(axes, [int(steps) for steps, _ in drawn], min(values), max(values), label_width=0.08)
-    if len(axes.lines) > 1:
+    else:
+        set_value_ticks(axes, min(values), max(values))
+    if len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend(frameon=False, fontsize=11, loc="best")
+
+
+def _draw_bars(axes: Axes, bars: Sequence[tuple[float, float, float]], colour: str) -> list[float]:
+    """One standard deviation up and down; returns where they end."""
+    if not bars:
+        return []
+    places, values, up = zip(*bars, strict=True)
+    # A log axis has no place for what lies below zero.
+    down = [min(sd, 0.9 * value) if axes.get_yscale() == "log" else sd for _, value, sd in bars]
+    axes.errorbar(places, values, yerr=[down, up], fmt="none", ecolor=colour, elinewidth=1.2, capsize=3)
+    return [value + sd for _, value, sd in bars] + [value - sd for (_, value, _), sd in zip(bars, down, strict=True)]

@@ -7,7 +7,7 @@ terminal, loggers. Nothing here draws, and arrays are passed on as they are, so 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -52,11 +52,13 @@ class Panel:
     Attributes:
         ylabel: what is drawn.
         lines: label -> (S, value) pairs, or with another `xlabel` (place, value); values that are None, not finite or,
-            on a log axis, not positive are left out.
+            on a log axis, not positive are left out. Points are joined from left to right, or in the order given where
+            places have no log axis.
         log: whether the values have a log axis; without one it begins at 0.
         level: a value that is drawn as a dashed horizontal line, and what it is.
         x_log: whether places have a log axis with a tick for each.
         notes: (place, value, text) beside points.
+        bars: label -> (place, value, standard deviation) of points of a line, drawn up and down.
     """
 
     ylabel: str
@@ -66,6 +68,7 @@ class Panel:
     xlabel: str = "S (sampling steps)"
     x_log: bool = True
     notes: Sequence[tuple[float, float, str]] = ()
+    bars: Mapping[str, Sequence[tuple[float, float, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ from ddim.errors import UserError
 from ddim.evaluation.kept.finished import Kept
 from ddim.evaluation.restoration.measures import measured_row
 from ddim.evaluation.restoration.settings import RestorationConfig, operators_of, picture_of
+from ddim.evaluation.restoration.tasks import restore
 from ddim.evaluation.studies.restoration import Restoration
 from ddim.evaluation.study import Material
-from ddim.evaluation.subject import Sampling
+from ddim.evaluation.subject import Sampling, Subject
 from ddim.findings.parts.restoration import PART, label_of, name_of
 from ddim.findings.telling import Curves, Single, Strip
 from ddim.metrics.features import PixelFeatures
@@ -114,15 +115,15 @@ def test_rows_say_how_good_varied_and_true_restorations_are(tmp_path, study_of, 
     assert set(trivial) == {
         ("inpainting", "pseudo_inverse"),
         ("inpainting", "nearest"),
-        ("inpainting", "gaussian_mean"),
+        ("inpainting", "gaussian_posterior_mean"),
         ("superresolution", "pseudo_inverse"),
         ("superresolution", "bicubic"),
-        ("superresolution", "gaussian_mean"),
+        ("superresolution", "gaussian_posterior_mean"),
     }
     for (operator, method), row in trivial.items():
         assert row["nfe"] == 0 and row["spread"] is None and math.isfinite(row["psnr"])
-        if method != "gaussian_mean":
-            assert row["psnr"] < trivial[operator, "gaussian_mean"]["psnr"]
+        if method != "gaussian_posterior_mean":
+            assert row["psnr"] < trivial[operator, "gaussian_posterior_mean"]["psnr"]
     # Curves, pictures, keys and words of the part.
     assert [len(curves.panels) for curves in asked.pictures(Curves)] == [2, 2]
     assert len(asked.pictures(Strip)) == 2 and len(asked.pictures(Strip)[0].rows) == 1 + 3 + 8
@@ -133,7 +134,7 @@ def test_rows_say_how_good_varied_and_true_restorations_are(tmp_path, study_of, 
         assert find(key, EVALUATE) is not None
     words = asked.words()
     assert "Restoration of 20 test images, 2 draws each: inpainting, no noise" in words
-    assert "Gaussian mean" in words and "spread" in words
+    assert "Gaussian posterior mean" in words and "spread" in words
     document = json.loads((tmp_path / "restoration.json").read_text())
     assert document["extra"]["measurements"]["inpainting"]["mask_sha256"]
     assert label_of(restored[0], restored) == "inpainting, ddrm"
@@ -207,6 +208,38 @@ def test_a_picture_of_ones_own_is_restored_where_the_mask_is_white(tmp_path, stu
     assert "Restoration of a picture, 2 draws each" in asked.words()
     (small,) = operators_of(RestorationConfig(operator=["superresolution"]), SHAPE).values()
     assert picture_of(files["image"], small, SHAPE).shape == (1, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "operator, method",
+    [
+        (operator, method)
+        for operator in ("superresolution", "deblurring")
+        for method in ("ddrm", "ddnm_plus", "diffpir")
+    ]
+    + [("superresolution", "ilvr"), ("deblurring", "pigdm")],
+)
+def test_a_network_in_bfloat16_leaves_the_operator_exact(study_of, network, operator, method):
+    """Autocast would round every A x to three digits."""
+    study = study_of(SamplerConfig(steps=[6], eta=0.0), operator=operator, method=method)
+    seen = []
+
+    def eps(x, t):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return network(x, t).float()
+
+    def arithmetic():
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+
+    subject = Subject(eps, SCHEDULE, Sampling(NoiseSource(3), Pixels(SHAPE), 64), arithmetic=arithmetic)
+    measured = Measurement.of(study.operators[operator], NoiseSource(5).initial(torch.arange(3), SHAPE), 0.0)
+    x_T, noise = NoiseSource(3).initial(torch.arange(3), SHAPE), NoiseSource(3).bind(torch.arange(3))
+    restored = restore(study.tasks[0], subject, measured, x_T, noise)
+    assert all(seen) and restored.dtype == torch.float32
+    with torch.autocast("cpu", enabled=False):
+        expected = restore(study.tasks[0], replace(subject, arithmetic=torch.no_grad), measured, x_T, noise)
+        error = measured.error(restored).abs().max(), measured.error(expected).abs().max()
+    assert error[0] <= 2 * error[1] + 1e-5, "as near to y as it would be in float32"
 
 
 def test_numbers_of_known_images():

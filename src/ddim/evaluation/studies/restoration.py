@@ -27,7 +27,7 @@ from ddim.evaluation.restoration.tasks import Task, draw_all, restore, tasks_of
 from ddim.evaluation.study import FEATURES, REFERENCE, Bar, Material, Progress, Study
 from ddim.evaluation.subject import Subject
 from ddim.findings.labels import significant
-from ddim.findings.parts.restoration import pictures
+from ddim.findings.parts.restoration import GAUSSIAN, pictures
 from ddim.findings.telling import Findings
 from ddim.metrics import FeatureExtractor, ReferenceStatistics, preprocessing_hash
 from ddim.runs.hashes import data_sha256
@@ -236,7 +236,7 @@ class Restoration(Study):
         for name, measurement in damaged.measurements.items():
             answers = trivial_answers(measurement)
             if prior is not None:
-                answers["gaussian_mean"] = prior.posterior(measurement)[0].float()
+                answers[GAUSSIAN] = prior.posterior(measurement)[0].float()
             for method, x_0 in answers.items():
                 row = {
                     **subject.identity,

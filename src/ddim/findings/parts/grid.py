@@ -85,6 +85,7 @@ def _class_pictures(
 def _tradeoff(results: Sequence[GridResult]) -> Panel:
     """Distance against label accuracy: a line along the scales of guidance for each S, and each of several η."""
     lines: dict[str, list[tuple[float, float | None]]] = {}
+    bars: dict[str, list[tuple[float, float, float]]] = {}
     notes = []
     several = len({eta_label(row) for row in results}) > 1
     for row in results:
@@ -92,10 +93,12 @@ def _tradeoff(results: Sequence[GridResult]) -> Panel:
             continue
         name = f"S = {row.steps}" + (f", {eta_title(eta_label(row))}" if several else "")
         lines.setdefault(name, []).append((row.label_accuracy, row.distance))
+        if row.distance_sd:
+            bars.setdefault(name, []).append((row.label_accuracy, row.distance, row.distance_sd))
         scale = dict(row.options or ()).get("guidance_scale")
         notes.append((row.label_accuracy, row.distance, "" if scale is None else f"{scale:g}"))
     name = f"{distance_name(results[0].features)}, scales of guidance beside points"
-    return Panel(name, lines, xlabel="label accuracy", x_log=False, notes=notes)
+    return Panel(name, lines, xlabel="label accuracy", x_log=False, notes=notes, bars=bars)
 
 
 def against(

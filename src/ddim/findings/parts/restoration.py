@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ddim.findings.labels import eta_label, eta_title, sampler_parts, significant, with_sd
@@ -25,12 +26,13 @@ FEATURES = Line(
     x=("calls", "nfe", "nfe (network calls per image)"),
     panel="distance of features",
 )
-GAUSSIAN = "gaussian_mean"
+GAUSSIAN = "gaussian_posterior_mean"
 TRIVIAL = {
     "pseudo_inverse": "pseudo-inverse",
     "bicubic": "bicubic",
     "nearest": "nearest pixel",
-    GAUSSIAN: "Gaussian mean",
+    GAUSSIAN: "Gaussian posterior mean",
+    "gaussian_mean": "Gaussian posterior mean",  # in files of before it had its whole name
 }
 
 
@@ -109,9 +111,14 @@ def _curve_pictures(rows: Rows, trivial: Rows) -> Iterator[tuple[str, Picture, s
                 (row[line.column] for row in trivial if (row["operator"], row["method"]) == (operator, GAUSSIAN)), None
             )
             drawn = panel(line, curves)
+            error = f"{line.column}_standard_error"
+            bars = {
+                label: [(row[line.x[0]], row[line.column], row[error]) for row in of_line if row.get(error)]
+                for label, of_line in curves.items()
+            }
             text = f"{operator}: {line.panel}"
             known = None if level is None else (level, TRIVIAL[GAUSSIAN])
-            panels.append(type(drawn)(text, drawn.lines, log=False, level=known, xlabel=drawn.xlabel))
+            panels.append(replace(drawn, ylabel=text, level=known, bars=bars))
         if panels:
             first = rows[0]
             about = {"σ_y": f"{first['sigma_y']:g}", "weights": first.get("weights"), "seed": first.get("seed")}
@@ -194,7 +201,7 @@ CONSISTENCY = "the root mean square on [0, 1], of exact answers σ_y; spread the
 ABOUT = (
     "PSNR (dB) and SSIM on [0, 1] of stored images, with the standard error over images; a perfect draw lies 3 dB "
     "below the best mean. Features: distance to the original's. FD: Fréchet distance of the set of first draws to the "
-    f"reference. Gaussian mean: the posterior mean of a Gaussian fitted to training images. |Ax−y| is {CONSISTENCY}; "
+    f"reference. The Gaussian of the posterior mean is fitted to training images. |Ax−y| is {CONSISTENCY}; "
     "ms per draw of an image."
 )
 
