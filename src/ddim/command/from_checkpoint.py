@@ -39,7 +39,7 @@ def open_subject(cfg: DictConfig) -> tuple[Pretrained, Statistics | None]:
     Raises:
         UserError: there is no such checkpoint, it cannot be read, or nothing says which images it is about.
     """
-    pretrained = _open(cfg.checkpoint, Path(cfg.output_dir), Path(cfg.cache_dir))
+    pretrained = open_checkpoint(cfg.checkpoint, Path(cfg.output_dir), Path(cfg.cache_dir))
     stated: dict[str, Mapping[str, Any] | None] = {
         "dataset": pretrained.dataset,
         "denoiser": pretrained.denoiser,
@@ -79,7 +79,8 @@ def _check_known(group: str, config: DictConfig, origin: str) -> None:
         )
 
 
-def _open(source: str | None, output_dir: Path, cache_dir: Path) -> Pretrained:
+def open_checkpoint(source: str | None, output_dir: Path, cache_dir: Path) -> Pretrained:
+    """What `checkpoint=` names: latest, or what `open_pretrained` takes. Raises `UserError` where there is none."""
     if source is None:
         raise UserError("checkpoint=null names none; give latest, a run directory, a .ckpt or a public checkpoint.")
     where = latest_checkpoint(output_dir) if source == "latest" else source

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from ddim.command.config import plain_config, training_config, typed_keys
 from ddim.command.ending import closing, leaving_well, quiet_libraries
+from ddim.command.from_checkpoint import open_checkpoint
 from ddim.command.resuming import as_run, begun_with, check_same_network, started_before
 from ddim.runs.ending import in_sweep
 from ddim.runs.files import remove_unfinished
@@ -60,9 +61,14 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
     trainer = build_trainer(config.trainer, directory, typed=typed_keys(), sweep=in_sweep())
     resume = config.resume or started_before(directory)
     stated = None if resume is None else check_same_network(Path(resume), stored_description(config))
+    initial = None
+    if resume is None and config.checkpoint is not None:
+        initial = open_checkpoint(config.checkpoint, Path(config.output_dir), Path(config.cache_dir))
 
     wait_for_first()
-    training = build_training(config, trainer, directory, hyperparameters=plain_config(cfg), stop=stop, stated=stated)
+    training = build_training(
+        *(config, trainer, directory), hyperparameters=plain_config(cfg), stop=stop, stated=stated, initial=initial
+    )
     images = training.images
     log.info(
         "Training %s (%s parameters) on %s: %s %s of %s, %s, in %s. Everything goes to %s",

@@ -15,6 +15,7 @@ from torch import nn
 from ddim.data import ImageDataModule, Space
 from ddim.data.build import load_data
 from ddim.denoisers.build import check_conditions, described, new_denoiser, takes_condition
+from ddim.denoisers.formats.contents import Pretrained
 from ddim.denoisers.formats.own import OBJECTIVE, SPACE
 from ddim.diffusion import NoiseSchedule
 from ddim.diffusion.schedule import build_schedule
@@ -36,6 +37,7 @@ from ddim.training.callbacks.throughput import Throughput
 from ddim.training.callbacks.training_evaluation import TrainingEvaluation
 from ddim.training.module import DenoisingModule
 from ddim.training.settings import EmaConfig, TrainConfig, sample_grid_point, training_grid
+from ddim.training.starting import start_from
 from ddim.training.trainer import attach
 
 
@@ -87,6 +89,7 @@ def build_training(
     stop: StopRequest | None = None,
     callbacks: Sequence[Callback] = (),
     stated: Mapping[str, Any] | None = None,
+    initial: Pretrained | None = None,
 ) -> Training:
     """Load the data and build everything; what is random comes from torch's global generator.
 
@@ -97,6 +100,7 @@ def build_training(
         stop: asked after every step whether to leave.
         callbacks: to run before those of the configuration.
         stated: how data that are no images were standardised when the training began (`Space.stated`).
+        initial: what the weights are before the first step, and how such data were standardised; None: random weights.
 
     Raises:
         UserError: the data are not to be had, or something cannot be built or does not fit.
@@ -106,12 +110,11 @@ def build_training(
         stage="fit",
         seed=config.seed,
         cache_dir=config.cache_dir,
-        stated=stated,
+        stated=stated if initial is None else initial.space,
         origin="the checkpoint",
         **asdict(config.loader),
     )
-    denoiser = new_denoiser(config.denoiser, images.space.shape, images.name)
-    check_conditions(denoiser, images.meaning, images.name)
+    denoiser = _network(config, images, initial)
     conditional = takes_condition(denoiser)
     module = DenoisingModule(
         denoiser,
@@ -130,14 +133,18 @@ def build_training(
     )
     here = trainer.strategy.root_device
     built = training_callbacks(config, module, images, directory, here, stop, devices=trainer.world_size)
-    loggers = build_loggers(
-        config.logger,
-        directory,
-        job_type="train",
-        hyperparameters={**hyperparameters, "parameters": _count(module)},
-    )
+    numbers = {**hyperparameters, "parameters": _count(module)}
+    loggers = build_loggers(config.logger, directory, job_type="train", hyperparameters=numbers)
     attach(trainer, [*callbacks, *built], loggers)
     return Training(trainer, module, images)
+
+
+def _network(config: TrainConfig, images: ImageDataModule, initial: Pretrained | None) -> nn.Module:
+    denoiser = new_denoiser(config.denoiser, images.space.shape, images.name)
+    check_conditions(denoiser, images.meaning, images.name)
+    if initial is not None:
+        start_from(initial, denoiser, config, stored_description(config, denoiser)["denoiser"], images.meaning)
+    return denoiser
 
 
 def images_per_step(config: TrainConfig, devices: int) -> int:

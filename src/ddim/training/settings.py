@@ -235,6 +235,8 @@ class TrainConfig:
     Attributes:
         seed: of the weights, of the order of the images, and of all noise; 0 to 2^63 - 1.
         resume: latest, a run directory or a `.ckpt`: goes on in the same directory and W&B run; null starts anew.
+        checkpoint: of a network of the same kind whose EMA weights training starts from: latest, a run directory, a
+            `.ckpt`, a diffusers directory or a model of the hub; null starts from random weights.
         tags: words to find the run by, in its configuration and in W&B.
         output_dir: where the directory of each run is made.
         cache_dir: downloads, weights and reference statistics, shared by all runs.
@@ -246,6 +248,7 @@ class TrainConfig:
     trainer: dict[str, Any]
     seed: int = 0
     resume: str | None = None
+    checkpoint: str | None = None
     tags: list[str] = field(default_factory=list)
     output_dir: str = "outputs"
     cache_dir: str = "cache"
