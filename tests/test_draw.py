@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ddim.data import Pixels
 from ddim.data.captions import Vocabulary
 from ddim.denoisers import UNet
 from ddim.denoisers.formats.own import describe
 from ddim.denoisers.pretrained import open_pretrained
 from ddim.denoisers.text_unet import TextUNet
+from ddim.diffusion import NoiseSchedule, NoiseSource
 from ddim.diffusion.grid import SamplerConfig
-from ddim.draw import draw, guided, main
+from ddim.draw import draw, main
 from ddim.errors import UserError
 
 WORDS = ["a", "one", "two", "of", "left"]
@@ -64,16 +67,25 @@ def test_an_image_depends_on_caption_seed_and_number_alone(images: Callable[...,
         assert not torch.equal(images(number=4, **other), four)
 
 
-def test_the_scale_is_that_of_classifier_free_guidance(images: Callable[..., Tensor], checkpoint: Path) -> None:
-    network = open_pretrained(checkpoint).build("raw")
-    tokens = Vocabulary(WORDS, 6).encode(["a one", "a two left of a one"])
-    x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 15])
+@pytest.mark.parametrize("predicts", ["eps", "v"])
+def test_the_scale_is_that_of_classifier_free_guidance(
+    images: Callable[..., Tensor], checkpoint: Path, predicts: str
+) -> None:
+    """One step of DDIM from the latent of sample 0 to x_0, written out, of a network whatever it predicts."""
+    pretrained = replace(open_pretrained(checkpoint), predicts=predicts)
+    network, alpha_bar = pretrained.build("raw"), NoiseSchedule.linear(20, 1e-3, 0.2).alpha_bar
+    tokens = Vocabulary(WORDS, 6).encode(["a one"])
+    x, t = NoiseSource(0).initial(torch.tensor([0]), (1, 8, 8)), torch.tensor([19])
+    signal, noise = alpha_bar[19].sqrt().float(), (1 - alpha_bar[19]).sqrt().float()
     with torch.no_grad():
-        own, null = network(x, t, tokens), network(x, t)
-        for scale in (0.0, 1.0, 3.5):
-            torch.testing.assert_close(
-                guided(network, tokens, scale)(x, t), null + scale * (own - null), rtol=1e-4, atol=1e-4
-            )
+        said = [network(x, t, tokens), network(x, t)]
+    own, null = said if predicts == "eps" else [signal * v + noise * x for v in said]
+    for scale in (0.0, 1.0, 3.5):
+        x_0 = (x - noise * (null + scale * (own - null))) / signal
+        expected = Pixels((1, 8, 8)).to_stored(x_0)
+        found = draw(pretrained, "a one", SamplerConfig(1, 0.0, "trailing"), number=1, scale=scale, weights="raw")
+        assert 0 < expected.float().mean() < 255
+        assert (found.int() - expected.int()).abs().max() <= 1
     assert torch.equal(images("a one", scale=0.0), images("a two", scale=0.0)), "0 is the empty caption"
     assert torch.equal(images("", scale=1.0), images("a one", scale=0.0))
 

@@ -10,15 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddim.data import Pixels
 from ddim.data.captions import Vocabulary
-from ddim.denoisers.build import described
+from ddim.denoisers.build import described, null_condition
 from ddim.denoisers.formats.contents import WEIGHTS, Pretrained
 from ddim.denoisers.pretrained import open_pretrained
-from ddim.diffusion import SAMPLERS, Denoiser, NoiseSource
-from ddim.diffusion.grid import GridPoint, SamplerConfig
+from ddim.diffusion import SAMPLERS, Conditional, NoiseSource
+from ddim.diffusion.grid import SamplerConfig
+from ddim.diffusion.guidance.settings import GuidanceConfig
+from ddim.diffusion.guided_grid import GuidedSampler
 from ddim.diffusion.schedule import build_schedule
 from ddim.display.images import captioned
 from ddim.errors import UserError, at_least
@@ -48,7 +50,7 @@ def draw(
     Args:
         caption: words that the network was trained with; the empty one is any image.
         sampler: one point.
-        scale: of classifier-free guidance, as in :func:`guided`.
+        scale: of classifier-free guidance: 0 is any image, 1 the network alone.
         seed: image i is a function of it and of i, however many there are.
         weights: "ema" or "raw".
 
@@ -63,35 +65,17 @@ def draw(
     at_least("--steps", sampler.steps, 1)
     tokens = vocabulary_of(pretrained).encode([caption])
     schedule = build_schedule(pretrained.schedule or {})
-    (point,) = sampler.points(schedule)
-    network = pretrained.build(weights)
-
-    def bind(point: GridPoint, indices: Tensor) -> Denoiser:
-        return guided(network, tokens.expand(len(indices), -1), scale)
-
+    (point,) = GuidedSampler.of(sampler, GuidanceConfig("classifier_free", scale)).points(schedule)
+    built = pretrained.build(weights)
+    network, null = pretrained.denoiser_of(built), null_condition(built)
     subject = Subject(
         denoiser=network,
         schedule=schedule,
-        sampling=Sampling(NoiseSource(seed), Pixels(described(network).sample_shape), AT_ONCE),
-        bind=bind,
+        sampling=Sampling(NoiseSource(seed), Pixels(described(built).sample_shape), AT_ONCE),
+        bound_to=lambda condition: Conditional(network, condition, null, schedule),
+        condition_of=lambda numbers: tokens.expand(len(numbers), -1),
     )
     return torch.cat([subject.draw(point, indices) for indices in torch.arange(number).split(AT_ONCE)])
-
-
-def guided(network: nn.Module, condition: Tensor, scale: float) -> Denoiser:
-    """(x, t) -> eps_null + scale (eps_condition - eps_null), classifier-free guidance (Ho & Salimans 2022).
-
-    condition: int64 (N, L), one for each sample; scale 1 is the network alone.
-    """
-    if scale == 1:
-        return lambda x, t: network(x, t, condition)
-    both = torch.cat([condition, torch.zeros_like(condition)])
-
-    def denoiser(x: Tensor, t: Tensor) -> Tensor:
-        conditional, unconditional = network(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
-        return unconditional + scale * (conditional - unconditional)
-
-    return denoiser
 
 
 def vocabulary_of(pretrained: Pretrained) -> Vocabulary:

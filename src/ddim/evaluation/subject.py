@@ -16,6 +16,7 @@ from torch import Tensor
 from ddim.data import IMAGES, Space
 from ddim.diffusion import GUIDANCE, SAMPLERS, SCHEDULES, Denoiser, Noise, NoiseSchedule, NoiseSource, StepState
 from ddim.diffusion.grid import GridPoint
+from ddim.diffusion.guidance.base import Conditional
 from ddim.diffusion.guidance.settings import PREFIX
 from ddim.diffusion.guidance.table import NONE
 from ddim.errors import UserError
@@ -50,8 +51,8 @@ class Subject:
         precision: what that is called.
         trained_steps: of the network, for what is said where its samples are no numbers.
         check_signals: raises where somebody has asked the process to leave.
-        bind: a point and sample numbers (N,) -> the denoiser of these samples, which has their labels or measurements
-            bound to it; None where `denoiser` is that of all samples.
+        bound_to: conditions (N, ...) of a batch, or None -> the network with them bound to it, and what guides it; None
+            where `denoiser` is that of all samples.
         guide_hash: identifies the weights of the network that autoguidance guides by.
         condition_of: sample numbers (N,) -> the conditions (N, ...) that they are drawn with; None of a network
             without.
@@ -69,7 +70,7 @@ class Subject:
     precision: str = "32-true"
     trained_steps: int = 0
     check_signals: Callable[[], None] = lambda: None
-    bind: Callable[[GridPoint, Tensor], Denoiser] | None = None
+    bound_to: Callable[[Tensor | None], Conditional] | None = None
     guide_hash: str | None = None
     condition_of: Callable[[Tensor], Tensor] | None = None
     classes: tuple[str, ...] = ()
@@ -85,15 +86,6 @@ class Subject:
             if getattr(trainer, "received_sigterm", False):
                 raise SIGTERMException
 
-        condition_of = getattr(module, "condition_of", None)
-
-        def bind(point: GridPoint, indices: Tensor) -> Denoiser:
-            condition = None if condition_of is None else condition_of(indices).to(module.device)
-            name, options = point.guidance
-            if name == NONE and condition is None:
-                return module
-            return GUIDANCE[name].bind(module.bound_to(condition), **options)
-
         return cls(
             denoiser=module,
             schedule=module.schedule,
@@ -106,9 +98,9 @@ class Subject:
             precision=str(trainer.precision),
             trained_steps=module.global_step,
             check_signals=check_signals,
-            bind=bind if hasattr(module, "bound_to") else None,
+            bound_to=getattr(module, "bound_to", None),
             guide_hash=getattr(module, "guide_hash", None),
-            condition_of=condition_of,
+            condition_of=getattr(module, "condition_of", None),
             classes=tuple((getattr(module, "config", {}).get("condition") or {}).get("classes", ())),
         )
 
@@ -138,7 +130,11 @@ class Subject:
 
     def denoiser_for(self, point: GridPoint, indices: Tensor) -> Denoiser:
         """(x (N, ...), t (N,)) -> eps of the samples `indices` (N,), in this order and no others, at a point."""
-        return self.denoiser if self.bind is None else self.bind(point, indices)
+        condition = None if self.condition_of is None else self.condition_of(indices).to(self.device)
+        name, options = point.guidance
+        if self.bound_to is None or (name == NONE and condition is None):
+            return self.denoiser
+        return GUIDANCE[name].bind(self.bound_to(condition), **options)
 
     def decode(
         self,

@@ -163,16 +163,16 @@ class TestDistances:
         plain = subject_of(module, Sampling(NOISE, Pixels(SHAPE), 4), IDENTITY)
         asked: list[list[int]] = []
 
-        def bind(point, numbers: Tensor):
-            assert point == study.compared[0]
+        def bound_to(numbers: Tensor):
             asked.append(numbers.tolist())
             return lambda x, t: plain.denoiser(x, t) * (1 + 0.1 * numbers.reshape(-1, 1, 1, 1))
 
         study = Convergence(points_of((5,)), num_images=6)
         bar = SimpleNamespace(advance=lambda images: None)
-        x_0, _ = study._sample(replace(plain, bind=bind), study.compared[0], None, bar)
+        numbered = replace(plain, bound_to=bound_to, condition_of=lambda numbers: numbers)
+        x_0, _ = study._sample(numbered, study.compared[0], None, bar)
         assert asked == [[0, 1, 2, 3], [4, 5]]
-        unconditional, _ = study._sample(plain, study.compared[0], None, bar)
+        unconditional, _ = study._sample(replace(plain, bound_to=None), study.compared[0], None, bar)
         assert torch.equal(x_0[0], unconditional[0]) and not torch.allclose(x_0[5], unconditional[5], rtol=0.01)
 
 
