@@ -121,6 +121,12 @@ def test_autoguidance_by_itself_is_the_network_and_another_is_not(run_script, wo
             ["evaluation=reconstruction", "guidance=classifier_free"],
             "evaluation=reconstruction is about real images, which are not guided",
         ),
+        ({}, ["evaluation=captions"], "evaluation=captions draws what captions ask for, and "),
+        (
+            {"num_classes": 10},
+            ["evaluation=captions"],
+            "evaluation=captions reads pairs of digits, which dataset digits",
+        ),
         ({}, ["guidance=autoguidance"], "guidance=autoguidance needs guidance.checkpoint=PATH"),
         ({}, ["guidance=autoguidance", "guidance.checkpoint=nowhere"], "guidance.checkpoint=nowhere: "),
         (

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from ddim.display.images import cut_grid, image_grid, sample_sheet
+from ddim.display.images import cut_grid, each_captioned, image_grid, sample_sheet
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -131,3 +131,17 @@ def test_a_drawn_grid_is_cut_into_the_very_images(count, channels, height, width
 def test_what_is_not_a_grid_of_that_size_is_not_cut():
     with pytest.raises(ValueError, match="not a grid"):
         cut_grid(Image.new("L", (100, 100)), 8, 8, 1)
+
+
+def test_a_caption_stands_under_its_own_image_and_is_red_where_that_is_marked() -> None:
+    images = torch.full((9, 1, 16, 16), 0, dtype=torch.uint8)
+    captions = ["a one left of a two"] * 8 + ["an eight below a seven"]
+    sheet = np.asarray(each_captioned(images, captions, [False, True, *[False] * 7], "digits")).astype(int)
+    cells = [np.flatnonzero((sheet[:, x] == 0).all(axis=1)) for x in (24 + 5, 24 + 168 + 5)]
+    assert len(cells[0]) >= 2 * 144 and 144 <= len(cells[1]) < 2 * 144, "two rows, the second has one image"
+    red = (sheet[..., 0] > 150) & (sheet[..., 1] < 60)
+    rows, columns = np.nonzero(red)
+    assert len(rows) and columns.min() >= 24 + 168 and columns.max() < 24 + 2 * 168, "under the second image alone"
+    assert cells[1].max() < rows.min()
+    with pytest.raises(ValueError, match="9 images with 8 captions"):
+        each_captioned(images, captions[:8], [False] * 9, "digits")

@@ -34,6 +34,12 @@ def guided_module(
     config = evaluation.config
     check_conditions(denoiser, images.meaning, images.name, required=False)
     conditional = takes_condition(denoiser)
+    for name in evaluation.points:
+        if STUDIES[name].of_captions and not conditional:
+            raise UserError(
+                f"evaluation={name} draws what captions ask for, and {opened.origin} reads none; evaluate a network "
+                "that was trained by `python train.py dataset=captioned_digits`."
+            )
     meaning = (images.meaning or opened.condition) if conditional else None
     guide, guide_predicts = _guide(config, opened, denoiser)
     module = DenoisingModule(

@@ -24,6 +24,8 @@ BESIDE, STACKED = ("left of", "right of"), ("above", "below")
 LAYOUTS = (BESIDE, STACKED)
 CAPTION_LENGTH = 8
 VOCABULARY = Vocabulary(WORDS, CAPTION_LENGTH)
+# What tells a data set, or a checkpoint, of these captions from others.
+MEANING = {"words": list(WORDS), "caption_length": CAPTION_LENGTH}
 SIDE = 16
 # Rows and columns of the first and of the second digit: halves of the image, in the middle of the other direction.
 CELLS = {
@@ -107,7 +109,7 @@ class CaptionedDigits:
     @property
     def meaning(self) -> dict[str, Any]:
         """What a token means: see `Vocabulary`."""
-        return {"words": list(WORDS), "caption_length": CAPTION_LENGTH}
+        return dict(MEANING)
 
     def condition_of(self, numbers: Tensor) -> Tensor:
         """Sample i has the caption of training image i, so that samples can be compared with these images."""

@@ -20,6 +20,8 @@ LAST_FRAME_MILLISECONDS = 1500
 _VISIBLE = 48
 _WIDTH = 1400
 _MARGIN, _LARGEST_CELL = 24, 96
+# Wide enough for five short words of a caption in two lines.
+_CAPTIONED, _RED = 144, "#c00000"
 
 
 # A numpy array, a tensor, or a sequence of these; tensors are known by what they can do, as torch is not loaded here.
@@ -79,6 +81,35 @@ def captioned(images: Images, caption: str) -> Image.Image:
         place = (width / 2, grid.height + _MARGIN + 30 * (number + 0.5) + 6)
         draw.text(place, line, fill="black", font=text, anchor="mm")
     return picture
+
+
+def each_captioned(images: Images, captions: Sequence[str], marked: Sequence[bool], title: str) -> Image.Image:
+    """Images (n, C, H, W), eight in a row, each above its own caption, which is red where the image is marked.
+
+    Raises ValueError where there are not as many captions and marks as images.
+    """
+    pixels, text, heading = pixels_of(images), font(15), font(26)
+    count, height, width, _ = pixels.shape
+    if not count == len(captions) == len(marked):
+        raise ValueError(f"{count} images with {len(captions)} captions and {len(marked)} marks")
+    scale = max(1, _CAPTIONED // max(height, width))
+    pitch = max(_CAPTIONED, width * scale) + _MARGIN
+    lines = [textwrap.wrap(caption, int(pitch / text.getlength("n"))) for caption in captions]
+    row = height * scale + 20 * max(map(len, lines)) + _MARGIN
+    columns = min(8, count)
+    title_lines = textwrap.wrap(title, int(columns * pitch / heading.getlength("n")))
+    top = _MARGIN + 36 * len(title_lines)
+    sheet = Image.new("RGB", (columns * pitch + _MARGIN, top + math.ceil(count / columns) * row), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, line in enumerate(title_lines):
+        draw.text((_MARGIN, 16 + 36 * number), line, fill="black", font=heading)
+    for number, image in enumerate(images):
+        x, y = _MARGIN + number % columns * pitch, top + number // columns * row
+        sheet.paste(image_grid([image], 1, scale).convert("RGB"), (x, y))
+        for place, line in enumerate(lines[number]):
+            where = (x + width * scale / 2, y + height * scale + 14 + 20 * place)
+            draw.text(where, line, fill=_RED if marked[number] else "black", font=text, anchor="mm")
+    return sheet
 
 
 def cut_grid(picture: Image.Image, height: int, width: int, count: int) -> np.ndarray:

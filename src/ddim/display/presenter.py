@@ -11,13 +11,14 @@ import PIL.Image
 from ddim.display.clouds import against_figure, flow_figure
 from ddim.display.curves import steps_figure
 from ddim.display.figures import distance_figure, drawn, speed_figure
-from ddim.display.images import animation, image_grid, labelled_rows, sample_sheet, samples_picture
+from ddim.display.images import animation, each_captioned, image_grid, labelled_rows, sample_sheet, samples_picture
 from ddim.display.samples import as_images, is_image, overview
 from ddim.findings.labels import point_key
 from ddim.findings.telling import (
     Against,
     Animation,
     Audience,
+    Captioned,
     Curves,
     Findings,
     Flow,
@@ -37,6 +38,8 @@ def draw(picture: Picture) -> PIL.Image.Image:
     match as_images(picture):
         case Strip(rows, title, columns, breaks):
             return labelled_rows(rows, title, columns, breaks=breaks)
+        case Captioned(images, captions, marked, title):
+            return each_captioned(images, captions, marked, title)
         case Sheet(images, title, column):
             return sample_sheet(images, title, column)
         case Single(image):

@@ -10,6 +10,7 @@ from ddim.diffusion.grid import GridPoint, SamplerConfig
 from ddim.diffusion.guidance.settings import GuidanceConfig
 from ddim.diffusion.guided_grid import GuidedSampler
 from ddim.errors import UserError, at_least, one_of, some_of
+from ddim.evaluation.studies.captions import Captions
 from ddim.evaluation.studies.consistency import Consistency
 from ddim.evaluation.studies.convergence import Convergence
 from ddim.evaluation.studies.diversity import Diversity
@@ -36,6 +37,7 @@ STUDIES: dict[str, type[Study]] = {
         Convergence,
         Likelihood,
         Restoration,
+        Captions,
     )
 }
 

@@ -95,6 +95,8 @@ class Study(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     # Whether its samples have labels and guidance, by their numbers; what is asked of real images has none.
     guided: ClassVar[bool] = True
+    # Whether it asks for samples of captions.
+    of_captions: ClassVar[bool] = False
     points: Sequence[GridPoint]
 
     @classmethod

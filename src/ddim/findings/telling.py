@@ -34,6 +34,16 @@ class Strip:
 
 
 @dataclass(frozen=True)
+class Captioned:
+    """Images uint8 (n, C, H, W), each above its own caption, which is red where the image is `marked`."""
+
+    images: Any
+    captions: Sequence[str]
+    marked: Sequence[bool]
+    title: str
+
+
+@dataclass(frozen=True)
 class Sheet:
     """All points of a grid: {(label, S): uint8 (n, C, H, W)}; rows are eta or samplers, columns S or network calls.
 
@@ -132,7 +142,7 @@ class Against:
     names: Sequence[str] = ()
 
 
-Picture = Strip | Sheet | Curves | Animation | Single | GridFigure | Flow | Against
+Picture = Strip | Captioned | Sheet | Curves | Animation | Single | GridFigure | Flow | Against
 
 
 class Words(Protocol):

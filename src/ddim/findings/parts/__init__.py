@@ -2,6 +2,7 @@
 
 from ddim.findings.part import Part
 from ddim.findings.parts import (
+    captions,
     consistency,
     convergence,
     diversity,
@@ -26,5 +27,6 @@ PARTS: dict[str, Part] = {
         convergence.PART,
         likelihood.PART,
         restoration.PART,
+        captions.PART,
     )
 }
