@@ -303,6 +303,7 @@ def forgotten() -> Iterator[None]:
     from ddim.data.build import SOURCES
     from ddim.denoisers.build import DENOISERS, VERSIONS
     from ddim.diffusion import GUIDANCE, SAMPLERS, SCHEDULES, WEIGHTINGS
+    from ddim.diffusion.restoration.operators.table import OPERATORS
     from ddim.evaluation.settings import STUDIES
     from ddim.findings.parts import PARTS
     from ddim.metrics import EXTRACTORS, MEASURES
@@ -313,6 +314,7 @@ def forgotten() -> Iterator[None]:
         GUIDANCE,
         SCHEDULES,
         WEIGHTINGS,
+        OPERATORS,
         SOURCES,
         DENOISERS,
         VERSIONS,

@@ -105,6 +105,7 @@ def test_the_page_has_one_of_each_kind():
         "denoiser",
         "sampler",
         "guidance",
+        "operator",
         "schedule",
         "weighting",
         "metric",

@@ -11,9 +11,17 @@ from ddim.data import Pixels, build_datamodule
 from ddim.diffusion import SAMPLERS, NoiseSchedule, NoiseSource, sample, select_timesteps
 from ddim.diffusion.grid import SamplerConfig
 from ddim.errors import UserError
+from ddim.evaluation.restoration.settings import RestorationConfig, operators_of
 from ddim.evaluation.settings import evaluation_schema, plan
 from ddim.evaluation.subject import Sampling, Subject
-from ddim.extending import register_dataset, register_features, register_metric, register_sampler, register_schedule
+from ddim.extending import (
+    register_dataset,
+    register_features,
+    register_metric,
+    register_operator,
+    register_sampler,
+    register_schedule,
+)
 from ddim.findings.files import read_results, write_results
 from ddim.findings.rows import GridResult
 from ddim.metrics import FEATURES
@@ -31,6 +39,8 @@ SCHEDULE = NoiseSchedule.linear(1000)
         lambda: register_schedule("mine")(lambda num_timesteps: None),
         lambda: register_metric("kid")(len),
         lambda: register_features("pixels")(len),
+        lambda: register_operator("inpainting")(lambda x: x),
+        lambda: register_operator("mine")(lambda x, factor: x),
         lambda: register_dataset("digits", channels=1, resolution=8)(lambda split: None),
         lambda: register_dataset("mine", channels=1, resolution=8)(lambda split, width: None),
     ],
@@ -109,6 +119,30 @@ def test_a_schedule_is_checked_and_says_its_parameters():
         NoiseSchedule.from_name("rising")
     register_features("mine")(lambda channels, resolution: None)
     assert "mine" in FEATURES
+
+
+def test_an_operator_of_ones_own_has_all_that_methods_need():
+    register_operator("columns")(lambda x: x.mean(dim=2))
+    settings = RestorationConfig(operator="columns", method=["ddrm", "pigdm"])
+    settings.check("restoration")
+    assert settings.pairs() == [("columns", "ddrm"), ("columns", "pigdm")]
+    operator = operators_of(settings, (1, 4, 6))["columns"]
+    x = torch.randn(3, 1, 4, 6)
+    torch.testing.assert_close(operator.A(x), x.mean(dim=2).flatten(1))
+    # The smallest x that explains y repeats each mean.
+    torch.testing.assert_close(operator.A_dagger(operator.A(x)), x.mean(dim=2, keepdim=True).expand_as(x))
+    # The same name with another function is another measurement.
+    assert operator.identity["operator"] == "columns" and len(operator.identity["matrix_sha256"]) == 16
+    with pytest.raises(UserError, match=r"restoration\.operator=rows is not known; choose one of .*columns"):
+        RestorationConfig(operator="rows").check("restoration")
+
+
+def test_an_operator_that_is_not_linear_is_refused():
+    register_operator("bent")(lambda x: x.square())
+    settings = RestorationConfig(operator="bent")
+    settings.check("restoration")
+    with pytest.raises(UserError, match=r"restoration\.operator=bent cannot be used: bent is not linear"):
+        operators_of(settings, (1, 4, 4))
 
 
 class TestDataset:

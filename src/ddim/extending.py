@@ -1,26 +1,25 @@
-"""Registers a user's own data sets, denoisers, samplers, guidance, schedules, weightings of the loss, metrics, features
-and studies; docs/extending.md shows how.
+"""Registers a user's own data sets, denoisers, samplers, guidance, schedules, weightings of the loss, operators of
+restoration, metrics, features and studies; docs/extending.md shows how.
 
-A registered name is an option of its group, or a value of `loss.weighting`, `evaluation.metrics`,
-`evaluation.features` or `evaluation.parts`. The file that registers it is named in the environment variable
-DDIM_PLUGINS (`ddim.runs.plugins`).
+A registered name is an option of its group, or a value of `loss.weighting`, `restoration.operator`,
+`evaluation.metrics`, `evaluation.features` or `evaluation.parts`. The file that registers it is named in the
+environment variable DDIM_PLUGINS (`ddim.runs.plugins`).
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from ddim.data.build import SOURCES
-from ddim.data.functions import source_of
+from ddim.data.functions import DATASET_DEFAULTS, source_of
 from ddim.data.options import Options
 from ddim.data.splits import ArraySplit
-from ddim.denoisers.build import DENOISERS, VERSIONS
+from ddim.denoisers.build import DENOISERS, OF_THE_DATASET, VERSIONS
 from ddim.diffusion import (
     BUILT_IN,
     GUIDANCE,
@@ -32,10 +31,13 @@ from ddim.diffusion import (
     NoiseSchedule,
     Sampler,
 )
+from ddim.diffusion.objectives import check_weighting
+from ddim.diffusion.restoration.operators.dense import Function, of_foreign
+from ddim.diffusion.restoration.operators.table import OPERATORS
 from ddim.errors import UserError
 from ddim.evaluation.sampling import in_batches
 from ddim.evaluation.settings import STUDIES, GeneralSettings
-from ddim.evaluation.study import Study
+from ddim.evaluation.study import Study, check_study
 from ddim.findings.part import Line, Part
 from ddim.findings.parts import PARTS
 from ddim.metrics import EXTRACTORS, MEASURES, FeatureExtractor, Features, Metric, ReferenceStatistics
@@ -58,20 +60,13 @@ __all__ = [
     "register_features",
     "register_guidance",
     "register_metric",
+    "register_operator",
     "register_sampler",
     "register_schedule",
     "register_study",
     "register_weighting",
 ]
 T = TypeVar("T", bound=Callable[..., Any])
-# What a data set's option says besides the arguments of its function.
-DATASET_DEFAULTS: dict[str, Any] = {"random_flip": False, "label": None, "features": "pixels", "tau": "linear"}
-# Parameters of a denoiser's constructor that are the data set's.
-OF_THE_DATASET = {
-    "channels": "${dataset.channels}",
-    "in_channels": "${dataset.channels}",
-    "resolution": "${dataset.resolution}",
-}
 # Options of `evaluation` that are no studies.
 SETTINGS_OF_EVALUATION = ("all", "paper")
 
@@ -220,11 +215,27 @@ def register_weighting(name: str) -> Callable[[T], T]:
     def register(function: T) -> T:
         check_name("weighting", name, WEIGHTINGS)
         defaults_of(function, skip=1)
-        ratios = torch.logspace(-6, 6, 13, dtype=torch.float64)
-        weights = function(ratios)
-        if not isinstance(weights, Tensor) or weights.shape != ratios.shape or not _are_weights(weights):
-            raise UserError(f"the weighting {name} must give a finite number of at least 0 for each ratio (N,).")
+        check_weighting(name, function)
         WEIGHTINGS[name] = function
+        return function
+
+    return register
+
+
+def register_operator(name: str) -> Callable[[T], T]:
+    """`restoration.operator=NAME`, from a linear function of images x (N, C, H, W) in [-1, 1] to A x (N, ...).
+
+    Its matrix is asked for column by column and decomposed, so that every method that is not for one operator alone
+    takes it. Images may have 4096 values.
+
+    Raises:
+        UserError: the name is taken or no name, or a parameter has no default.
+    """
+
+    def register(function: T) -> T:
+        check_name("operator", name, OPERATORS)
+        defaults_of(function, skip=1)
+        OPERATORS[name] = lambda shape, given: of_foreign(name, Function(function), shape)
         return function
 
     return register
@@ -278,22 +289,12 @@ def register_study(part: Part) -> Callable[[T], T]:
         name, general = part.name, [entry.name for entry in fields(GeneralSettings)]
         files = [known.table_name() for known in PARTS.values()]
         check_name("study", name, [*PARTS, *files, *general, *SETTINGS_OF_EVALUATION])
-        if not (inspect.isclass(study) and issubclass(study, Study)):
-            raise UserError(f"the study {name} must be a class that derives ddim.extending.Study.")
-        if inspect.isabstract(study):
-            raise UserError(f"the study {name} needs {', '.join(sorted(study.__abstractmethods__))}.")
-        settings = getattr(study, "Settings", None)
-        if not (inspect.isclass(settings) and is_dataclass(settings) and hasattr(settings, "check")):
-            raise UserError(f"the study {name} needs Settings, a dataclass with check(key).")
+        checked = check_study(name, study)
         # The part has its name; what the class may say of it would be the same again.
-        study.name = name
-        own = {name: asdict(settings())} if defaults_of(settings) else {}
-        STUDIES[name], PARTS[name] = study, part
+        checked.name = name
+        own = {name: asdict(checked.Settings())} if defaults_of(checked.Settings) else {}
+        STUDIES[name], PARTS[name] = checked, part
         store_option("evaluation", name, {"defaults": ["grid"], "parts": [name], **own})
         return study
 
     return register
-
-
-def _are_weights(weights: Tensor) -> bool:
-    return bool(torch.isfinite(weights).all() and (weights >= 0).all())

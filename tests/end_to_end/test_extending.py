@@ -18,6 +18,7 @@ TINY = {
     ),
     "evaluate.py": ("evaluation.num_samples=70", "evaluation.loss_images=70", "logger=none"),
 }
+TABLES = ("brightness.csv", "restoration.csv", "results.csv")
 WEIGHTS = ("", " sampler.weight=0")
 SMALL_UNET = ("denoiser.base_channels=8", "denoiser.norm_groups=4")
 
@@ -28,7 +29,7 @@ def blocks(kind: str) -> list[str]:
 
 def test_each_file_is_short_and_named():
     names = [block.splitlines()[0] for block in blocks("python")]
-    files = ["stripes", "plain", "trapezoid", "bright", "p2", "power", "coverage", "edges", "brightness"]
+    files = ["stripes", "plain", "trapezoid", "bright", "projections", "p2", "power", "coverage", "edges", "brightness"]
     assert names == [f"# {name}.py" for name in files]
     lines = [len(block.splitlines()) for block in blocks("python")]
     assert max(lines[:-1]) < 30 and lines[-1] < 80
@@ -40,8 +41,8 @@ def rows(workplace):
 
     def read() -> list[dict[str, str]]:
         newest = max((workplace / "outputs" / "evaluate").iterdir())
-        table = newest / "brightness.csv"
-        return list(csv.DictReader((table if table.is_file() else newest / "results.csv").open()))
+        table = next(path for name in TABLES if (path := newest / name).is_file())
+        return list(csv.DictReader(table.open()))
 
     return read
 
@@ -74,6 +75,9 @@ def test_the_page_from_top_to_bottom(run_fork, run_process, workplace, rows):
         ("trapezoid", "10", "19"),
     ]
     assert [(row["steps"], row["nfe"], row["weight"]) for row in euler] == [("5", "5", "0"), ("10", "10", "0")]
+    (restored,) = (rows for line, (rows, *_) in found.items() if "projections" in line)
+    assert [row["method"] for row in restored] == ["ddrm", "pigdm", "pseudo_inverse", "gaussian_posterior_mean"]
+    assert {row["operator"] for row in restored} == {"projections"} and float(restored[0]["consistency"]) < 1e-5
     ((measured,),) = found["python evaluate.py evaluation.metrics=frechet_distance,coverage"]
     assert measured["schedule"] == "power(num_timesteps=1000, power=3)" and 0 <= float(measured["coverage"]) <= 1
     ((edges,),) = found["python evaluate.py evaluation.features=edges"]

@@ -15,6 +15,9 @@ from ddim.data.options import Options
 from ddim.data.splits import ArraySplit
 from ddim.errors import UserError
 
+# What the option of such a data set says besides the arguments of its function.
+DATASET_DEFAULTS: dict[str, Any] = {"random_flip": False, "label": None, "features": "pixels", "tau": "linear"}
+
 
 def source_of(
     function: Callable[..., Any], channels: int, resolution: int, settings: Mapping[str, Any]

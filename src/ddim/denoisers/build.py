@@ -27,6 +27,12 @@ DENOISERS: dict[str, type[nn.Module]] = {
 }
 # Of a user's own: changes when the network does, which its weights need not show.
 VERSIONS: dict[str, str] = {}
+# Parameters of the constructor of a user's own that are the data set's, as its option states them.
+OF_THE_DATASET = {
+    "channels": "${dataset.channels}",
+    "in_channels": "${dataset.channels}",
+    "resolution": "${dataset.resolution}",
+}
 # Arguments that the UNet has got since its weights were first kept, with the defaults that change nothing.
 ADDED_LATER: dict[str, Any] = {"num_classes": None, "null_class": True, "patch": 1}
 

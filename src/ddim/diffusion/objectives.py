@@ -18,6 +18,7 @@ from torch import Tensor
 from ddim.diffusion.process import eps_from_v, eps_from_x0, q_sample, v_from_eps
 from ddim.diffusion.samplers.base import Denoiser
 from ddim.diffusion.schedule import NoiseSchedule
+from ddim.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,15 @@ WEIGHTINGS: dict[str, Callable[..., Tensor]] = {
     "snr_truncated": snr_truncated,
     "min_snr": min_snr,
 }
+
+
+def check_weighting(name: str, function: Callable[..., Any]) -> None:
+    """Raises `UserError` where a weighting of somebody's own gives other than one number of at least 0 per ratio."""
+    ratios = torch.logspace(-6, 6, 13, dtype=torch.float64)
+    weights = function(ratios)
+    right = isinstance(weights, Tensor) and weights.shape == ratios.shape
+    if not right or not bool((torch.isfinite(weights) & (weights >= 0)).all()):
+        raise UserError(f"the weighting {name} must give a finite number of at least 0 for each ratio (N,).")
 
 
 def loss_weights(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
 from ddim.data import ImageDataModule
 from ddim.diffusion import NoiseSchedule
 from ddim.diffusion.grid import GridPoint, SamplerConfig
-from ddim.errors import at_least
+from ddim.errors import UserError, at_least
 from ddim.evaluation.kept.finished import Finished, Kept
 from ddim.evaluation.kept.partial import Partial
 from ddim.evaluation.subject import Subject
@@ -116,6 +117,18 @@ class Study(ABC):
     @abstractmethod
     def run(self, subject: Subject, kept: Kept, say: Findings, progress: Progress) -> None:
         """Do the work and say what is found. Called on every process."""
+
+
+def check_study(name: str, study: Any) -> type[Study]:
+    """A class of somebody's own as it is. Raises `UserError` where it is no study yet."""
+    if not (inspect.isclass(study) and issubclass(study, Study)):
+        raise UserError(f"the study {name} must be a class that derives ddim.extending.Study.")
+    if inspect.isabstract(study):
+        raise UserError(f"the study {name} needs {', '.join(sorted(study.__abstractmethods__))}.")
+    settings = getattr(study, "Settings", None)
+    if not (inspect.isclass(settings) and is_dataclass(settings) and hasattr(settings, "check")):
+        raise UserError(f"the study {name} needs Settings, a dataclass with check(key).")
+    return study
 
 
 def suffix(point: GridPoint, points: Sequence[GridPoint]) -> str:

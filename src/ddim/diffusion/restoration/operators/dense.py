@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +24,13 @@ class Foreign(Protocol):
 
     def A(self, x: Tensor) -> Tensor:
         """(N, *shape) -> (N, ...)."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """An operator that is a function and no more."""
+
+    A: Callable[[Tensor], Tensor]
 
 
 class Denoising(Operator):
