@@ -63,6 +63,10 @@ class Space(Protocol):
     def unit(self) -> str:
         """What errors are told in: "on [0, 1]"."""
 
+    @property
+    def log_volume(self) -> float:
+        """log |det of d stored / d model|: what the log-density of a sample loses from the model's space to its own."""
+
     def to_model(self, stored: Tensor) -> Tensor:
         """(N, *shape) as stored -> floating point, for the network."""
 
@@ -96,6 +100,10 @@ class Pixels:
     @property
     def unit(self) -> str:
         return "on [0, 1]"
+
+    @property
+    def log_volume(self) -> float:
+        return math.prod(self.shape) * math.log(127.5)
 
     def to_model(self, stored: Tensor) -> Tensor:
         return to_model_space(stored)
@@ -147,6 +155,11 @@ class Standardised:
     @property
     def unit(self) -> str:
         return "in standard deviations"
+
+    @property
+    def log_volume(self) -> float:
+        # Of a series the scale of a channel is that of all its times.
+        return math.prod(self.shape[1:]) * sum(map(math.log, self.scale))
 
     def to_model(self, stored: Tensor) -> Tensor:
         mean, scale = self._like(stored)

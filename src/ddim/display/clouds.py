@@ -16,12 +16,14 @@ from PIL import Image
 
 from ddim.display.axes import COLOURS
 from ddim.display.samples import MOST_LINES, Frame, array_of
-from ddim.findings.telling import Against, Flow
+from ddim.findings.telling import Against, Densities, Flow
 
 SHADES = LinearSegmentedColormap.from_list("density", ["#ffffff", "#c9c2b4", "#8f8470"])
 BINS = 120
 # A Gaussian of two bins.
 KERNEL = np.exp(-0.5 * (np.arange(-6, 7) / 2) ** 2)
+# Nats below the highest log-density at which maps are black, and those below which a difference says nothing.
+DEPTH, NEAR = 12.0, 6.0
 # Columns of a table that have room.
 MOST_COLUMNS = 12
 
@@ -61,6 +63,40 @@ def against_figure(found: Against) -> Image.Image:
         else:
             _overlay(axes, samples, frame, colour)
         axes.set_title(title, fontsize=12)
+    return _image(figure)
+
+
+def density_figure(found: Densities) -> Image.Image:
+    """Maps of the log-density in the same colours, and the difference, around 0 and only where data are."""
+    maps = [(title, array_of(values)) for title, values in found.panels]
+    points = array_of(found.points)
+    # Of what is shown last somebody knows that it is true, where there are two.
+    top = float(np.nanmax(maps[-1][1]))
+    count = len(maps) + 1
+    figure, panels = _panels(count, found.title, 4.2)
+    for axes, (title, values) in zip(panels, maps, strict=False):
+        drawn = axes.imshow(
+            values, "magma", origin="lower", extent=found.square, interpolation="bilinear", vmin=top - DEPTH, vmax=top
+        )
+        axes.set_title(title, fontsize=12)
+    figure.colorbar(drawn, ax=panels[: len(maps)], label="nats", shrink=0.85, extend="min")
+    last = panels[-1]
+    if found.difference is None:
+        last.plot(*points.T, linestyle="none", marker=".", markersize=2, color="black")
+        last.set_title("held-out points", fontsize=12)
+    else:
+        title, values = found.difference
+        # Where hardly any data are, both are tails of no account.
+        seen = np.where(maps[-1][1] > top - NEAR, array_of(values), np.nan)
+        image = last.imshow(seen, origin="lower", extent=found.square, cmap="RdBu_r", vmin=-1, vmax=1)
+        figure.colorbar(image, ax=last, label="nats", shrink=0.85, extend="both")
+        last.set_title(title, fontsize=12)
+    for axes in panels:
+        axes.set_xlim(found.square[:2])
+        axes.set_ylim(found.square[2:])
+        axes.set_aspect("equal")
+        axes.set_xticks([])
+        axes.set_yticks([])
     return _image(figure)
 
 

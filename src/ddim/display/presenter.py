@@ -8,7 +8,7 @@ from typing import Any
 
 import PIL.Image
 
-from ddim.display.clouds import against_figure, flow_figure
+from ddim.display.clouds import against_figure, density_figure, flow_figure
 from ddim.display.curves import steps_figure
 from ddim.display.figures import distance_figure, drawn, speed_figure
 from ddim.display.images import animation, each_captioned, image_grid, labelled_rows, sample_sheet, samples_picture
@@ -20,6 +20,7 @@ from ddim.findings.telling import (
     Audience,
     Captioned,
     Curves,
+    Densities,
     Findings,
     Flow,
     GridFigure,
@@ -54,6 +55,8 @@ def draw(picture: Picture) -> PIL.Image.Image:
             return flow_figure(flow)
         case Against() as found:
             return against_figure(found)
+        case Densities() as maps:
+            return density_figure(maps)
     raise TypeError(f"{type(picture).__name__} is no still picture")
 
 

@@ -21,7 +21,6 @@ CPU_PIXELS, GPU_PIXELS = 32 * 32**2, 1024 * 32**2
 MOST_AT_ONCE = 4096
 # Parts that are about images alone, and what they do with them.
 OF_PIXELS = {
-    "likelihood": "counts the bits of 8-bit pixel values",
     "restoration": "restores damaged images",
 }
 

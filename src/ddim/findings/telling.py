@@ -142,7 +142,22 @@ class Against:
     names: Sequence[str] = ()
 
 
-Picture = Strip | Captioned | Sheet | Curves | Animation | Single | GridFigure | Flow | Against
+@dataclass(frozen=True)
+class Densities:
+    """Log-densities in nats over a square of the plane, as maps in the same colours.
+
+    panels: (title, (k, k)), rows from low to high. square: low and high of the first axis, then of the second. points:
+    (m, 2), of the data. difference: (title, (k, k)), a further map around 0; None leaves it out.
+    """
+
+    panels: Sequence[tuple[str, Any]]
+    square: tuple[float, float, float, float]
+    points: Any
+    title: str
+    difference: tuple[str, Any] | None = None
+
+
+Picture = Strip | Captioned | Sheet | Curves | Animation | Single | GridFigure | Flow | Against | Densities
 
 
 class Words(Protocol):

@@ -39,8 +39,14 @@ def shown(part: Part, evaluation: Evaluation, number: int) -> Shown:
 
 def _table(part: Part, found: PartRows) -> Table:
     several = len({str(row.get("tau")) for row in found.rows}) > 1
-    columns = {title: spec for title, spec in part.columns.items() if title != "τ" or several}
-    rows = [[_cell(row, *spec) for spec in columns.values()] for row in part.shown_rows(found.rows)]
+    members = part.shown_rows(found.rows)
+    # What no row has is of another kind of data, or was not asked for.
+    columns = {
+        title: (column, digits)
+        for title, (column, digits) in part.columns.items()
+        if (title != "τ" or several) and any(column in row for row in members)
+    }
+    rows = [[_cell(row, *spec) for spec in columns.values()] for row in members]
     foot = []
     if part.closing is not None and isinstance(found.extra.get(part.closing[0]), dict):
         real = found.extra[part.closing[0]]

@@ -1,27 +1,30 @@
-"""Likelihood: bits per dimension of test images, by the variational bound and by the flow of the deterministic sampler.
+"""Likelihood of held-out data by the variational bound and by the flow of the deterministic sampler: bits per dimension
+of images, nats of anything else.
 
-What both are is said in `ddim.diffusion.likelihood`; here images are chosen, shared among the processes and averaged.
+What both are is said in `ddim.diffusion.likelihood`; here samples are chosen, shared among the processes and averaged.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ddim.data import IMAGES as PIXELS
 from ddim.data.splits import spread
 from ddim.diffusion import Denoiser, Noise, NoiseSchedule
 from ddim.diffusion.grid import GridPoint, SamplerConfig, grid_points
 from ddim.diffusion.likelihood.bound import BOUND_VARIANCES, BoundTerms, bound_terms, join_terms, variational_bound
 from ddim.diffusion.likelihood.flow import FlowLikelihood, flow_likelihood
-from ddim.diffusion.likelihood.quantized import DEQUANTIZATIONS
-from ddim.errors import UserError, at_least, some_of
+from ddim.errors import UserError
 from ddim.evaluation.kept.finished import Finished, Kept
+from ddim.evaluation.likelihood.maps import density_map
+from ddim.evaluation.likelihood.settings import LikelihoodConfig
+from ddim.evaluation.likelihood.units import Bits, Nats
 from ddim.evaluation.real_images import Images, Share, share_of, together
 from ddim.evaluation.study import IMAGES, Bar, Material, Progress, Study
 from ddim.evaluation.subject import Subject
@@ -35,38 +38,8 @@ from ddim.runs.hashes import data_sha256
 FLOW_COST = 600
 
 
-@dataclass
-class LikelihoodConfig:
-    """Bits per dimension of test images: a bound for the random samplers, the flow of the deterministic one.
-
-    Attributes:
-        num_images: of the test split, evenly spread over it; null takes all.
-        bound: whether the bound is computed, along each τ of `sampler` and along all timesteps.
-        flow: whether the flow is followed.
-        eta (as sampler.eta, without 0 and sigma_hat_official): which of DDIM's family the bound is of.
-        dequantization (truncated_normal, uniform; or a list): of the flow.
-        tolerance: of the flow's solver, relative and absolute.
-    """
-
-    num_images: int | None = 100
-    bound: bool = True
-    flow: bool = True
-    eta: Any = field(default_factory=lambda: [1.0, "sigma_hat"])
-    dequantization: Any = "truncated_normal"
-    tolerance: float = 1e-4
-
-    def check(self, key: str) -> None:
-        if self.num_images is not None:
-            at_least(f"{key}.num_images", self.num_images, 1)
-        if not self.bound and not self.flow:
-            raise UserError(f"{key}.bound=false with {key}.flow=false leaves nothing to compute; take one of them.")
-        self.dequantization = some_of(f"{key}.dequantization", self.dequantization, DEQUANTIZATIONS)
-        if not 0 < self.tolerance < 1:
-            raise UserError(f"{key}.tolerance={self.tolerance} must be a number between 0 and 1, for example 1e-4.")
-
-
 class Likelihood(Study):
-    """Bits per dimension: how many bits a value of an image takes in the best code that the model makes.
+    """Bits per dimension: how many bits a value of an image takes in the best code that the model makes; or nats.
 
     One pass over all timesteps gives the bound of every point and of every timestep. The flow is that of eta = 0 along
     all timesteps. Image i has the noise of number i, whatever the other images, the batch and the processes; the flow's
@@ -74,12 +47,14 @@ class Likelihood(Study):
 
     Args:
         points: what the bound is of; none leaves it out.
-        images: batch size -> uint8 batches (B, C, H, W) of the images in a fixed order.
+        images: batch size -> batches (B, ...) as they are stored, uint8 (B, C, H, W) of images, in a fixed order.
         numbers: which of their split these are, in the same order.
         split: where they come from, for the rows.
-        dequantizations: a flow is followed for each.
+        dequantizations: a flow is followed for each; without levels one for any.
         tolerance: of the flow's solver.
         source: what identifies the images; without it nothing finished is recalled.
+        unit: what likelihoods are told in.
+        plane: held-out points (N, 2) as they are stored, over which the density is drawn; None draws none.
 
     Raises ValueError for a point that the bound is not defined for.
     """
@@ -99,6 +74,8 @@ class Likelihood(Study):
         dequantizations: Sequence[str] = (),
         tolerance: float = 1e-4,
         source: Mapping[str, Any] | None = None,
+        unit: Bits | Nats | None = None,
+        plane: Callable[[], Tensor] | None = None,
     ) -> None:
         self.points = list(points)
         if any(_has_no_bound(point) for point in self.points):
@@ -106,7 +83,11 @@ class Likelihood(Study):
         self.images = images
         self.numbers = list(numbers)
         self.split = split
-        self.dequantizations = list(dequantizations)
+        self.unit = unit or Bits()
+        self.plane = plane
+        # What has no levels is not dequantised.
+        flows = dequantizations if self.unit.levels else dequantizations and [None]
+        self.dequantizations: list[str | None] = list(flows)
         self.tolerance = tolerance
         self.source = source
 
@@ -150,6 +131,8 @@ class Likelihood(Study):
             dequantizations=settings.dequantization if settings.flow else (),
             tolerance=settings.tolerance,
             source=images.provenance("test"),
+            unit=None if images.space.kind == PIXELS else Nats(images.space, images.log_density),
+            plane=partial(_all_of, partial(images.images, "test")) if images.space.shape == (2,) else None,
         )
 
     def plan(self) -> str:
@@ -184,7 +167,7 @@ class Likelihood(Study):
                 self._say_bounds(subject, found, say)
                 again = ", finished before" if set(self.points) <= before else ""
                 bar.finish_point(
-                    f"likelihood, bound along {every.nfe:,} timesteps: {_bits(found[self.points[-1]])}{again}"
+                    f"likelihood, bound along {every.nfe:,} timesteps: {_told(found[self.points[-1]])}{again}"
                 )
             for kind in self.dequantizations:
                 if share is not None and kind not in before:
@@ -192,8 +175,10 @@ class Likelihood(Study):
                 row = {"kind": FLOW, **self._columns(every, subject), "steps": None, "timesteps": None}
                 say.row({**row, "dequantization": kind, "tolerance": self.tolerance, **found[kind].row})
                 again = ", finished before" if kind in before else ""
-                bar.finish_point(f"likelihood, flow, {kind}: {_bits(found[kind])}{again}")
+                bar.finish_point(f"likelihood, {_flow_name(kind)}: {_told(found[kind])}{again}")
         if subject.first:
+            if self.plane is not None and self.dequantizations and isinstance(self.unit, Nats):
+                say.picture(*density_map(subject, self.unit, self.plane(), self.tolerance))
             say.end()
 
     def _say_bounds(self, subject: Subject, found: Mapping[Any, Finished], say: Findings) -> None:
@@ -221,7 +206,9 @@ class Likelihood(Study):
 
     def _depends_on(self, point: GridPoint, subject: Subject) -> dict[str, Any]:
         numbers = data_sha256({"numbers": self.numbers})
-        return {**subject.depends_on(point), "split": self.split, "numbers": numbers, "images": self.source}
+        stated = subject.sampling.space.stated()
+        found = {**subject.depends_on(point), "split": self.split, "numbers": numbers, "images": self.source}
+        return found if stated is None else {**found, "space": stated}
 
     def _bounds(self, subject: Subject, share: Share, bar: Bar) -> dict[GridPoint, dict[str, Any]]:
         """What is measured at each point, by one pass over the timesteps."""
@@ -229,8 +216,8 @@ class Likelihood(Study):
         denoiser = _watched(subject, lambda images: bar.advance(images * subject.world_size))
 
         def work(x_0: Tensor, noise: Noise) -> BoundTerms:
-            clip = self.points[0].clip_denoised
-            return bound_terms(denoiser, x_0, schedule, range(count), noise, clip_denoised=clip)
+            clip, levels = self.points[0].clip_denoised, self.unit.levels
+            return bound_terms(denoiser, x_0, schedule, range(count), noise, levels=levels, clip_denoised=clip)
 
         bar.start_point("bound, network calls", len(self.numbers) * count)
         parts, seconds = together(subject, share, work)
@@ -243,23 +230,23 @@ class Likelihood(Study):
                     f"The bound at step {subject.trained_steps} is not a finite number: training has diverged; lower "
                     "optimizer.lr or lengthen optimizer.warmup_steps."
                 )
-            decoder = bound.steps[:, 0].mean().item()
-            rows[point] = {**_bits_of(bound.total), "prior": bound.prior.mean().item(), "decoder": decoder}
+            rows[point] = row = self.unit.row(bound.total, self._stored(subject))
+            row |= self.unit.ends(bound.prior, bound.steps[:, 0])
             if len(point.timesteps) == count:
-                each = {"step_bits": bound.steps, "eps_error": terms.eps_error}
-                means = {name: values.mean(dim=0).tolist() for name, values in each.items()}
-                rows[point] |= {"seconds": seconds, "each": means}
-            rows[point]["device"] = subject.device_name()
+                each = {"step_bits": bound.steps, "eps_error": terms.eps_error} if self.unit.levels else {}
+                row["seconds"] = seconds
+                row["each"] = {name: values.mean(dim=0).tolist() for name, values in each.items()}
+            row["device"] = subject.device_name()
         return rows
 
-    def _flow(self, subject: Subject, share: Share, kind: str, bar: Bar) -> dict[str, Any]:
+    def _flow(self, subject: Subject, share: Share, kind: str | None, bar: Bar) -> dict[str, Any]:
         denoiser = _watched(subject, lambda images: None)
+        asked: dict[str, Any] = {"levels": self.unit.levels, "divergence": self.unit.divergence}
+        asked |= {"tolerance": self.tolerance, **({} if kind is None else {"dequantization": kind})}
 
         def work(x_0: Tensor, noise: Noise) -> FlowLikelihood:
             try:
-                found = flow_likelihood(
-                    denoiser, x_0, subject.schedule, noise, dequantization=kind, tolerance=self.tolerance
-                )
+                found = flow_likelihood(denoiser, x_0, subject.schedule, noise, **asked)
             except ValueError as error:
                 raise UserError(
                     f"evaluation.likelihood.flow=true is not possible with this network: {error}."
@@ -267,11 +254,20 @@ class Likelihood(Study):
             bar.advance(len(x_0) * subject.world_size)
             return found
 
-        bar.start_point(f"flow, {kind}", len(self.numbers))
+        bar.start_point(_flow_name(kind), len(self.numbers))
         parts, seconds = together(subject, share, work)
         calls = sum(part.calls * len(part.bits) for part in parts) / len(self.numbers)
-        bits = _bits_of(torch.cat([part.bits for part in parts]))
-        return {**bits, "nfe": round(calls), "seconds": seconds, "device": subject.device_name()}
+        row = self.unit.row(torch.cat([part.bits for part in parts]), self._stored(subject))
+        return {**row, "nfe": round(calls), "seconds": seconds, "device": subject.device_name()}
+
+    def _stored(self, subject: Subject) -> Callable[[], Tensor]:
+        """All samples as they are stored, in the order in which `together` returns what was found of them."""
+
+        def read() -> Tensor:
+            every = _all_of(self.images)
+            return torch.cat([every[rank :: subject.world_size] for rank in range(subject.world_size)])
+
+        return read
 
 
 def _has_no_bound(point: GridPoint) -> bool:
@@ -289,11 +285,16 @@ def _watched(subject: Subject, called: Callable[[int], None]) -> Denoiser:
     return denoiser
 
 
-def _bits_of(images: Tensor) -> dict[str, Any]:
-    """The mean over images (N,) and its standard error, which one image does not have."""
-    error = images.std().item() / math.sqrt(len(images)) if len(images) > 1 else None
-    return {"bits_per_dimension": images.mean().item(), "standard_error": error}
+def _all_of(images: Images) -> Tensor:
+    return torch.cat(list(images(500)))
 
 
-def _bits(known: Finished) -> str:
-    return f"{significant(known.row['bits_per_dimension'])} bits per dimension"
+def _flow_name(dequantization: str | None) -> str:
+    return "flow" if dequantization is None else f"flow, {dequantization}"
+
+
+def _told(known: Finished) -> str:
+    row = known.row
+    if "log_density" in row:
+        return f"log-density {significant(row['log_density'])} nats"
+    return f"{significant(row['bits_per_dimension'])} bits per dimension"
