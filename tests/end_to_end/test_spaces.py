@@ -107,9 +107,7 @@ REFUSED: dict[tuple[str, ...], str] = {
     ): "evaluation.metrics=frechet_distance is of images, the data set has vectors",
     ("evaluation.metrics=kid",): "evaluation.metrics=kid is of images",
     ("evaluation.features=pixels",): "evaluation.features=pixels are of images, the data set has vectors",
-    (
-        "evaluation=restoration",
-    ): "evaluation=restoration restores damaged images, and the data set has vectors",
+    ("evaluation=restoration",): "evaluation=restoration restores damaged images, and the data set has vectors",
     ("sampler.clip_denoised=true",): "sampler.clip_denoised=true clips the predicted x_0 to the range of pixels",
     ("sampler.eta=sigma_hat_official",): "sampler.eta=sigma_hat_official clips the predicted x_0",
     (

@@ -86,8 +86,8 @@ class Likelihood(Study):
         self.unit = unit or Bits()
         self.plane = plane
         # What has no levels is not dequantised.
-        flows = dequantizations if self.unit.levels else dequantizations and [None]
-        self.dequantizations: list[str | None] = list(flows)
+        flows = list(dequantizations)
+        self.dequantizations: list[str | None] = [*flows] if self.unit.levels else [None] * bool(flows)
         self.tolerance = tolerance
         self.source = source
 
