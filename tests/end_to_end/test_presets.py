@@ -85,8 +85,10 @@ def test_every_denoiser_takes_a_training_step(run_script, workplace, denoiser):
         data = ("dataset=signals", f"dataset.root={_series(workplace / 'series.npy')}", "callbacks=minimal")
     if denoiser in ("unet_digits_class", "unet_captioned_digits"):
         data = (f"dataset={'digits' if denoiser == 'unet_digits_class' else 'captioned_digits'}", "callbacks=minimal")
-    if denoiser == "unet_cifar10_class":
+    if denoiser in ("unet_cifar10_class", "text_unet"):
         _in_classes(workplace / "images", 10)
+    if denoiser == "text_unet":
+        data = (*data, "dataset.captions=classes")
     outcome = run_script(
         "train.py",
         *data,

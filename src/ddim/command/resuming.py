@@ -12,7 +12,7 @@ from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from ddim.command.config import PRECISIONS
-from ddim.denoisers.build import with_defaults
+from ddim.denoisers.build import VOCABULARY, with_defaults
 from ddim.denoisers.formats.own import HEADER, OBJECTIVE, SPACE, check_resumable, read_checkpoint, read_config
 from ddim.errors import UserError
 from ddim.runs.layout import LAST, OVERRIDES_FILE
@@ -66,7 +66,7 @@ def check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> Mapp
     for group in ("denoiser", "schedule", OBJECTIVE):
         for key in sorted({*stored[group], *description[group]}, key=lambda key: (key != "name", key)):
             then, now = stored[group].get(key), description[group].get(key)
-            of_the_data = key == "shape" and now is None
+            of_the_data = key in ("shape", *VOCABULARY) and now is None
             if then != now and not of_the_data:
                 raise UserError(
                     f"{group}.{key}={now} differs from {then} in {checkpoint}; a resumed run keeps its {group}."

@@ -10,6 +10,7 @@ from typing import Any
 from ddim.data.captioned_digits import CaptionedDigits
 from ddim.data.celeba import CelebA
 from ddim.data.cifar10 import Cifar10
+from ddim.data.class_captions import CLASSES, ClassCaptions
 from ddim.data.datamodule import ImageDataModule, Source, kind_of
 from ddim.data.digits import Digits
 from ddim.data.image_folder import ImageFolder
@@ -75,11 +76,16 @@ def build_datamodule(
         in_memory = options.choice("in_memory", "auto", ("auto", True) if name in _ARRAYS else ("auto", True, False))
         random_flip = options.boolean("random_flip", name in _PHOTOGRAPHS)
     label = options.text("label", None)
+    captions = options.text("captions", None)
     options.finish()
     if label in DATASETS and label != name:
         raise UserError(
             f"dataset.label={label} is the name of another data set than dataset.name={name}; take one of its own"
         )
+    if captions is not None:
+        if captions != CLASSES or not are_images:
+            raise UserError(f"dataset.captions={captions} must be {CLASSES}, of images, or null, which takes labels")
+        source = ClassCaptions(source, label or name)
     # Of a checkpoint of other data than what was typed over it, nothing is known.
     same = stated is not None and stated.get("kind") == kind_of(source)
     datamodule = ImageDataModule(

@@ -19,6 +19,8 @@ MEANINGS = {
     "random_flip": "mirror training images at random.",
     "in_memory": "whether decoded images are kept; auto: when they take less than a quarter of the free memory.",
     "label": "the name shown in results; null: the data set's own.",
+    "captions": "classes: images have a caption with the name of their class, a photograph of a horse, which "
+    "`denoiser=text_unet` reads; null: their label.",
     "root": "folder of the images; null: under `cache_dir`. `train/` and `test/` (or `val/`) in it are the splits. "
     "Of signals a .npy file (N, length) or (N, channels, length), or a folder of .wav files; null: days of electricity "
     "demand, from the package aeon.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -49,6 +50,11 @@ class ArraySplit:
     def __len__(self) -> int:
         return len(self.images)
 
+    def with_conditions(self, meanings: Tensor) -> ArraySplit:
+        """The same samples with `meanings[c]` in place of every condition c."""
+        assert self.conditions is not None
+        return ArraySplit(self.images, meanings[self.conditions])
+
     def stream(self, batch_size: int, limit: int) -> Iterator[Tensor]:
         """uint8 (B, C, H, W) batches of `limit` images, evenly over the split; of all of them where there are fewer."""
         if limit >= len(self.images):
@@ -92,7 +98,7 @@ class FileSplit:
         decoder: Decoder,
         on_bad_image: str,
         cache_dir: Path,
-        class_of: Callable[[Path], int] | None = None,
+        class_of: Callable[[Path], int | list[int]] | None = None,
     ) -> None:
         self.decoder = decoder
         self.images: Tensor | None = None
@@ -120,8 +126,15 @@ class FileSplit:
 
     @cached_property
     def conditions(self) -> Tensor | None:
-        """The class of each usable file, int64 (N,); None where files have none."""
+        """The class of each usable file, int64 (N,), or what stands for it (N, ...); None where files have none."""
         return None if self._class_of is None else torch.tensor([self._class_of(path) for path in self.files()])
+
+    def with_conditions(self, meanings: Tensor) -> FileSplit:
+        """The same images with `meanings[c]` in place of every class c."""
+        assert self._class_of is not None
+        other, class_of = copy.copy(self), self._class_of
+        other._class_of = lambda path: meanings[class_of(path)].tolist()
+        return other
 
     def load(self) -> None:
         """Decode everything into `images`, uint8 (N, C, H, W)."""

@@ -18,6 +18,8 @@ from ddim.errors import UserError
 
 MAX_BLOCKS = 100
 UNET, TEXT_UNET = "unet", "text_unet"
+# Arguments of a network that reads captions that go with the data set.
+VOCABULARY = ("num_words", "caption_length")
 # One line per network. What is registered later is here as well, with its version in VERSIONS.
 DENOISERS: dict[str, type[nn.Module]] = {
     UNET: UNet,
@@ -54,13 +56,15 @@ class Described(Protocol):
     def sample_shape(self) -> tuple[int, ...]: ...
 
 
-def new_denoiser(config: Mapping[str, Any], sample_shape: Sequence[int], dataset: str) -> nn.Module:
-    """An untrained network for samples of this shape, of this data set.
+def new_denoiser(
+    config: Mapping[str, Any], sample_shape: Sequence[int], dataset: str, meaning: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """An untrained network for samples of this shape, of this data set, whose conditions mean this.
 
     Raises:
         UserError: it cannot be built, or does not fit.
     """
-    config = shaped(config, sample_shape)
+    config = with_vocabulary(shaped(config, sample_shape), meaning or {}, dataset)
     try:
         _check_size(config)
         denoiser = build_denoiser(config)
@@ -75,6 +79,20 @@ def shaped(config: Mapping[str, Any], sample_shape: Sequence[int]) -> dict[str, 
     network = DENOISERS.get(str(config.get("name")))
     open_ = network is not None and "shape" in inspect.signature(network).parameters and config.get("shape") is None
     return {**config, "shape": list(sample_shape)} if open_ else dict(config)
+
+
+def with_vocabulary(config: Mapping[str, Any], meaning: Mapping[str, Any], dataset: str) -> dict[str, Any]:
+    """The configuration with the data's own vocabulary where a network reads captions and leaves that open (null).
+
+    Raises `UserError` where the data set has no captions.
+    """
+    left_open = [key for key in VOCABULARY if key in config and config[key] is None]
+    if left_open and "words" not in meaning:
+        raise UserError(
+            f"denoiser.{left_open[0]}=null takes the captions of the data set, and dataset {dataset} has none; add "
+            "dataset.captions=classes, or take dataset=captioned_digits."
+        )
+    return {**config, **{key: _has(meaning, key)[0] for key in left_open}}
 
 
 def _check_size(config: Mapping[str, Any]) -> None:
@@ -146,7 +164,7 @@ def check_conditions(
     if not takes_condition(denoiser):
         return
     config = described(denoiser).config
-    sizes = {key: config[key] for key in ("num_classes", "num_words", "caption_length") if config.get(key) is not None}
+    sizes = {key: config[key] for key in ("num_classes", *VOCABULARY) if config.get(key) is not None}
     if meaning is None:
         if not required and null_condition(denoiser) is not None:
             return

@@ -14,7 +14,7 @@ from torch import nn
 
 from ddim.data import ImageDataModule, Space
 from ddim.data.build import load_data
-from ddim.denoisers.build import check_conditions, described, new_denoiser, takes_condition
+from ddim.denoisers.build import VOCABULARY, check_conditions, described, new_denoiser, takes_condition
 from ddim.denoisers.formats.contents import Pretrained
 from ddim.denoisers.formats.own import OBJECTIVE, SPACE
 from ddim.diffusion import NoiseSchedule
@@ -64,11 +64,13 @@ def stored_description(
 ) -> dict[str, Mapping[str, Any]]:
     """What is saved with the weights: plain data that rebuild the network.
 
-    denoiser, space: what was built and loaded, for what only the data decide: the shape of a sample, standardisation.
+    denoiser, space: what was built and loaded, for what only the data decide: shape, words, standardisation.
     """
     network = dict(config.denoiser)
     if denoiser is not None and network.get("shape", ()) is None:
         network["shape"] = list(described(denoiser).sample_shape)
+    if denoiser is not None:
+        network |= {key: described(denoiser).config[key] for key in VOCABULARY if network.get(key, ()) is None}
     description: dict[str, Mapping[str, Any]] = {
         "dataset": config.dataset,
         "denoiser": network,
@@ -140,7 +142,7 @@ def build_training(
 
 
 def _network(config: TrainConfig, images: ImageDataModule, initial: Pretrained | None) -> nn.Module:
-    denoiser = new_denoiser(config.denoiser, images.space.shape, images.name)
+    denoiser = new_denoiser(config.denoiser, images.space.shape, images.name, images.meaning)
     check_conditions(denoiser, images.meaning, images.name)
     if initial is not None:
         start_from(initial, denoiser, config, stored_description(config, denoiser)["denoiser"], images.meaning)
