@@ -75,21 +75,16 @@ def build_datamodule(
         # images that come as arrays are in memory anyway
         in_memory = options.choice("in_memory", "auto", ("auto", True) if name in _ARRAYS else ("auto", True, False))
         random_flip = options.boolean("random_flip", name in _PHOTOGRAPHS)
-    label = options.text("label", None)
-    captions = options.text("captions", None)
+    label, captions = options.text("label", None), options.text("captions", None)
     options.finish()
     if label in DATASETS and label != name:
         raise UserError(
             f"dataset.label={label} is the name of another data set than dataset.name={name}; take one of its own"
         )
-    if captions is not None:
-        if captions != CLASSES or not are_images:
-            raise UserError(f"dataset.captions={captions} must be {CLASSES}, of images, or null, which takes labels")
-        source = ClassCaptions(source, label or name)
     # Of a checkpoint of other data than what was typed over it, nothing is known.
     same = stated is not None and stated.get("kind") == kind_of(source)
     datamodule = ImageDataModule(
-        source,
+        source if captions is None else _called(source, captions, label or name),
         name=label or name,
         batch_size=batch_size,
         eval_batch_size=1,
@@ -104,6 +99,13 @@ def build_datamodule(
     _check_sizes(batch_size, at_once, num_workers)
     datamodule.eval_batch_size = at_once
     return datamodule
+
+
+def _called(source: Source, captions: str, name: str) -> Source:
+    """The data set with captions in place of labels. Raises `UserError` for any `captions` but CLASSES."""
+    if captions != CLASSES or kind_of(source) != IMAGES:
+        raise UserError(f"dataset.captions={captions} must be {CLASSES}, of images, or null, which takes labels")
+    return ClassCaptions(source, name)
 
 
 def _check_sizes(batch_size: int, eval_batch_size: int, num_workers: int) -> None:
