@@ -49,6 +49,8 @@ MEANINGS = {
     "length": "values of a window; null: all of a series. Divisible by the UNet's downsampling.",
     "metrics": "what is measured unless the evaluation says otherwise.",
     "grid_images": "samples that are shown per grid point unless the evaluation says otherwise.",
+    "predicts": "what a network is trained to predict unless the objective says otherwise.",
+    "parts": "of evaluation=all, where it is not what images have.",
     "table": "the paper's tables in miniature: `num_samples` instead of 50,000, `num_images` instead of 10,000.",
 }
 

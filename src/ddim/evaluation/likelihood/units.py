@@ -13,7 +13,7 @@ from torch import Tensor
 from ddim.data import Space
 
 LOG_2 = math.log(2)
-# Beyond this many dimensions the trace of a flow's Jacobian is estimated instead of computed.
+# Of vectors up to this many dimensions the trace of a flow's Jacobian is computed; else it is estimated.
 EXACT_DIMENSIONS = 64
 
 
@@ -47,7 +47,7 @@ class Nats:
 
     @property
     def divergence(self) -> str:
-        return "exact" if math.prod(self.space.shape) <= EXACT_DIMENSIONS else "hutchinson"
+        return "exact" if len(self.space.shape) == 1 and self.space.shape[0] <= EXACT_DIMENSIONS else "hutchinson"
 
     def log_density(self, bits: Tensor) -> Tensor:
         """float64 (N,), of bits (N,) per dimension in the model's space, of values without levels."""
