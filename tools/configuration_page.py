@@ -303,7 +303,7 @@ def _dataset_rows() -> list[Row]:
         **{"name": ", ".join(SOURCES), "label": "text or null", "features": "text", "tau": "as sampler.tau"},
         **{"random_flip": "true, false", "in_memory": "auto, true, false", "table": "two numbers"},
         **{"metrics": "names", "grid_images": "whole number", "captions": "classes or null"},
-        **{"predicts": "eps, x0, v", "parts": "names"},
+        **{"predicts": "eps, x0, v", "parts": "names", "likelihood_images": "whole number or null"},
     }
     for config in configs.values():
         options = Options({key: "DIR" if value == "???" else value for key, value in config.items()})

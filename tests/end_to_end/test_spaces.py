@@ -25,6 +25,8 @@ SMALL = (
     *("evaluation.consistency.num_images=6", "evaluation.reconstruction.num_images=6", "hydra.run.dir=evaluation"),
     "evaluation.loss_images=20",
 )
+# Of points 50 are held out; of a table all are taken.
+FEW = {"points2d": ("evaluation.likelihood.num_images=20",)}
 PARTS = ("results", "reconstruction", "consistency", "interpolation", "trajectory", "diversity")
 
 
@@ -50,7 +52,7 @@ def test_all_parts_of_an_evaluation(run_script, workplace, data, name):
     assert described["denoiser"]["shape"] == described["space"]["shape"] == shape
     assert len(described["space"]["mean"]) == shape[0] and min(described["space"]["scale"]) > 0
 
-    evaluated = run_script("evaluate.py", *SMALL)
+    evaluated = run_script("evaluate.py", *SMALL, *FEW.get(name, ()))
     assert evaluated.status == 0, evaluated.errors
     directory = workplace / "evaluation"
     tables = {part: list(csv.DictReader((directory / f"{part}.csv").open())) for part in PARTS}
@@ -68,6 +70,11 @@ def test_all_parts_of_an_evaluation(run_script, workplace, data, name):
     pictures = {path.name for path in directory.glob("*.png")}
     assert {"samples.png", "samples-real.png", "reconstruction-images.png", "interpolation-lines.png"} <= pictures
     assert ("trajectory-flow.png" in pictures) == (name == "points2d")
+    assert ("likelihood-density.png" in pictures) == (name == "points2d")
+    if name != "signals":
+        rows = list(csv.DictReader((directory / "likelihood.csv").open()))
+        assert rows[-1]["kind"] == "flow" and np.isfinite([float(row["log_density"]) for row in rows]).all()
+        assert ("exact" in rows[-1]) == (name == "points2d")
     with Image.open(directory / "samples-real.png") as picture:
         assert len(np.unique(np.asarray(picture))) > 20, "something is drawn"
 

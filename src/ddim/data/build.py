@@ -22,7 +22,7 @@ from ddim.data.tabular import Tabular
 from ddim.errors import UserError, at_least
 
 # What a dataset's configuration says of the sampler and the evaluation, not of the images.
-DATASET_DEFAULTS = ("features", "metrics", "grid_images", "tau", "table", "predicts", "parts")
+DATASET_DEFAULTS = ("features", "metrics", "grid_images", "tau", "table", "predicts", "parts", "likelihood_images")
 SOURCES: dict[str, Callable[[Options, Path], Source]] = {
     "digits": Digits,
     "cifar10": Cifar10,

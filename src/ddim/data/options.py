@@ -51,6 +51,7 @@ MEANINGS = {
     "grid_images": "samples that are shown per grid point unless the evaluation says otherwise.",
     "predicts": "what a network is trained to predict unless the objective says otherwise.",
     "parts": "of evaluation=all, where it is not what images have.",
+    "likelihood_images": "held-out samples of evaluation=likelihood unless the evaluation says otherwise; null: all.",
     "table": "the paper's tables in miniature: `num_samples` instead of 50,000, `num_images` instead of 10,000.",
 }
 
