@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
+from ddim.command.arguments import training_arguments
+from ddim.command.config import training_config
 from ddim.denoisers.pretrained import open_pretrained
 from ddim.draw import main
 
@@ -54,3 +57,13 @@ def test_without_captions_there_is_nothing_to_read(run_script, workplace):
     assert (
         "denoiser.num_words=null takes the captions of the data set, and dataset image_folder has none" in done.errors
     )
+
+
+def test_the_recipe_of_the_digits_composes_and_predicts_v():
+    config = training_config(composed("dataset=captioned_digits"))
+    assert (config.objective.predicts, config.optimizer.schedule) == ("v", "cosine")
+
+
+def composed(*arguments: str):
+    with initialize_config_dir(str(Path(__file__).resolve().parents[2] / "conf"), version_base="1.3"):
+        return compose("train", overrides=training_arguments(arguments))
