@@ -7,7 +7,7 @@ help:
 	@echo "make demo     install, train the default (digits), evaluate its grid, print the table"
 	@echo "make test     install with test dependencies, run the whole suite"
 	@echo "make lint     ruff, mypy and the import contracts"
-	@echo "make notebooks   run notebooks/ from top to bottom and keep their outputs; a quarter of an hour at most"
+	@echo "make notebooks   run notebooks/ from top to bottom and keep their outputs; about a quarter of an hour"
 	@echo "make docs     write what docs/ takes from the code: configuration.md, the import diagram"
 	@echo "make site     README, docs/, notebooks/ and docstrings as a site in build/site/html"
 	@echo "make install  the environment alone, in $(VENV)"

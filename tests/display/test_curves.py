@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,14 @@ def test_values_are_written_out_whatever_the_axes_are(x_log):
     labels = zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)
     shown = [label.get_text() for label, place in labels if low < place < high]
     assert shown == ["0.5", "1", "2"] and not len(axes.yaxis.get_minorticklocs())
+
+
+def test_a_value_axis_need_not_begin_at_zero():
+    """Decibels have no zero to compare with."""
+    panel = Panel("PSNR", {"a": [(5, 17.0), (10, 18.0)]}, log=False)
+    assert axes_of(panel).get_ylim()[0] == 0
+    low, high = axes_of(replace(panel, from_zero=False)).get_ylim()
+    assert 16.5 < low < 17 and 18 < high < 18.5
 
 
 def test_a_line_goes_the_way_it_is_said_where_places_are_no_steps():

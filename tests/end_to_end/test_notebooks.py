@@ -28,8 +28,9 @@ def pictures(notebook: nbformat.NotebookNode) -> int:
     return sum("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
 
 
-def test_there_are_three():
-    assert [path.stem for path in NOTEBOOKS] == ["01_quickstart", "02_eta_and_tau", "03_your_own"]
+def test_there_are_four():
+    names = ["01_quickstart", "02_eta_and_tau", "03_your_own", "04_guidance_and_restoration"]
+    assert [path.stem for path in NOTEBOOKS] == names
 
 
 @BY_NAME

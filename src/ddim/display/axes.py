@@ -44,15 +44,18 @@ def set_ticks(axes: Axes, points: Sequence[int], low: float, high: float, label_
     set_value_ticks(axes, low, high)
 
 
-def set_value_ticks(axes: Axes, low: float, high: float) -> None:
-    """Limits and ticks of the value axis for values from `low` to `high`, written out; a linear one begins at 0."""
+def set_value_ticks(axes: Axes, low: float, high: float, from_zero: bool = True) -> None:
+    """Limits and ticks of the value axis for values from `low` to `high`, written out; a linear one may begin at 0."""
     if axes.get_yscale() == "log":
         decades, margin = math.log10(high / low), max((high / low) ** 0.06, 1.15)
         axes.set_ylim(low / margin, high * margin)
         subs = (1.0,) if decades > 4 else (1.0, 2.0, 5.0)
         axes.yaxis.set_major_locator(LogLocator(subs=subs) if decades > 0.9 else AutoLocator())
-    else:
+    elif from_zero:
         axes.set_ylim(0, max(high, 1e-12) * 1.08)
+    else:
+        margin = 0.08 * max(high - low, 1e-12)
+        axes.set_ylim(low - margin, high + margin)
     axes.yaxis.set_major_formatter(FuncFormatter(_plain))
     axes.yaxis.set_minor_locator(NullLocator())
 

@@ -15,9 +15,6 @@ from PIL import Image
 from ddim.display.axes import COLOURS, MARKERS, label_axes, set_ticks, set_value_ticks
 from ddim.findings.telling import Panel
 
-# Behind a note, so that it can be read on a line.
-_ON_WHITE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.8}
-
 
 def steps_figure(panels: Sequence[Panel], title: str, subtitle: str = "") -> Image.Image:
     """The panels side by side, 1,400 pixels wide; S is on a log axis whose ticks are the S that were run."""
@@ -66,13 +63,12 @@ def _draw(axes: Axes, panel: Panel) -> None:
         values.append(value)
         axes.axhline(value, color="#555555", linestyle=(0, (6, 4)), linewidth=1.5, zorder=1, label=text)
     for place, value, text in panel.notes:
-        axes.annotate(text, (place, value), xytext=(9, 7), textcoords="offset points", fontsize=11, bbox=_ON_WHITE)
+        axes.annotate(text, (place, value), xytext=(9, 7), textcoords="offset points", fontsize=11)
     if panel.x_log:
         set_ticks(axes, [int(steps) for steps, _ in drawn], min(values), max(values), label_width=0.08)
-    else:
-        set_value_ticks(axes, min(values), max(values))
+    set_value_ticks(axes, min(values), max(values), panel.from_zero)
     if len(axes.get_legend_handles_labels()[1]) > 1:
-        axes.legend(frameon=False, fontsize=11, loc="best")
+        axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=11, loc="best")
 
 
 def _draw_bars(axes: Axes, bars: Sequence[tuple[float, float, float]], colour: str) -> list[float]:

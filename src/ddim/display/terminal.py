@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -52,4 +53,6 @@ class Terminal:
 def ascii_text(text: str) -> str:
     for symbol, name in _ASCII.items():
         text = text.replace(symbol, name)
-    return text.encode("ascii", "backslashreplace").decode()
+    # Of a letter with an accent the letter.
+    letters = "".join(part for part in unicodedata.normalize("NFD", text) if not unicodedata.combining(part))
+    return letters.encode("ascii", "backslashreplace").decode()

@@ -64,7 +64,7 @@ class Panel:
         lines: label -> (S, value) pairs, or with another `xlabel` (place, value); values that are None, not finite or,
             on a log axis, not positive are left out. Points are joined from left to right, or in the order given where
             places have no log axis.
-        log: whether the values have a log axis; without one it begins at 0.
+        log: whether the values have a log axis; without one it begins at 0, unless not `from_zero`.
         level: a value that is drawn as a dashed horizontal line, and what it is.
         x_log: whether places have a log axis with a tick for each.
         notes: (place, value, text) beside points.
@@ -79,6 +79,7 @@ class Panel:
     x_log: bool = True
     notes: Sequence[tuple[float, float, str]] = ()
     bars: Mapping[str, Sequence[tuple[float, float, float]]] = field(default_factory=dict)
+    from_zero: bool = True
 
 
 @dataclass(frozen=True)

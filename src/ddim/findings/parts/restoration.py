@@ -118,7 +118,7 @@ def _curve_pictures(rows: Rows, trivial: Rows) -> Iterator[tuple[str, Picture, s
             }
             text = f"{operator}: {line.panel}"
             known = None if level is None else (level, TRIVIAL[GAUSSIAN])
-            panels.append(replace(drawn, ylabel=text, level=known, bars=bars))
+            panels.append(replace(drawn, ylabel=text, level=known, bars=bars, from_zero=line is not PSNR))
         if panels:
             first = rows[0]
             about = {"σ_y": f"{first['sigma_y']:g}", "weights": first.get("weights"), "seed": first.get("seed")}
