@@ -337,6 +337,7 @@ def _signature_rows(function: Any, doc: str, cfg: DictConfig, prefix: str) -> li
         "float": "number",
         "bool": "true, false",
         "int | None": "whole number or null",
+        "str | None": "text or null",
         "Sequence[int]": "list: whole number",
         "Sequence[int] | None": "list: whole number, or null",
     }

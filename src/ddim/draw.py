@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddim.data import Pixels
 from ddim.data.captions import Vocabulary
+from ddim.data.encoded_captions import EncoderVocabulary, vocabulary_from
 from ddim.denoisers.build import described, null_condition
 from ddim.denoisers.formats.contents import WEIGHTS, Pretrained
 from ddim.denoisers.pretrained import open_pretrained
@@ -78,7 +79,7 @@ def draw(
     return torch.cat([subject.draw(point, indices) for indices in torch.arange(number).split(AT_ONCE)])
 
 
-def vocabulary_of(pretrained: Pretrained) -> Vocabulary:
+def vocabulary_of(pretrained: Pretrained) -> Vocabulary | EncoderVocabulary:
     """What the captions of a network are made of. Raises `UserError` where it reads none."""
     meaning = pretrained.condition or {}
     if "words" not in meaning:
@@ -86,7 +87,7 @@ def vocabulary_of(pretrained: Pretrained) -> Vocabulary:
             f"The network of {pretrained.origin} reads no captions; one that does is trained by "
             "`python train.py dataset=captioned_digits`."
         )
-    return Vocabulary(meaning["words"], int(meaning["caption_length"]))
+    return vocabulary_from(meaning)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -67,3 +67,9 @@ def test_the_recipe_of_the_digits_composes_and_predicts_v():
 def composed(*arguments: str):
     with initialize_config_dir(str(Path(__file__).resolve().parents[2] / "conf"), version_base="1.3"):
         return compose("train", overrides=training_arguments(arguments))
+
+
+def test_an_encoder_that_is_not_there_is_refused_before_any_work(run_script, workplace):
+    done = run_script("train.py", "dataset=captioned_digits", "denoiser.encoder=no/such/folder", "logger=none")
+    assert done.status == 2
+    assert "denoiser.encoder=no/such/folder" in done.errors and "Traceback" not in done.errors

@@ -75,7 +75,7 @@ def build_datamodule(
         # images that come as arrays are in memory anyway
         in_memory = options.choice("in_memory", "auto", ("auto", True) if name in _ARRAYS else ("auto", True, False))
         random_flip = options.boolean("random_flip", name in _PHOTOGRAPHS)
-    label, captions = options.text("label", None), options.text("captions", None)
+    label, captions, encoder = (options.text(key, None) for key in ("label", "captions", "encoder"))
     options.finish()
     if label in DATASETS and label != name:
         raise UserError(
@@ -84,7 +84,7 @@ def build_datamodule(
     # Of a checkpoint of other data than what was typed over it, nothing is known.
     same = stated is not None and stated.get("kind") == kind_of(source)
     datamodule = ImageDataModule(
-        source if captions is None else _called(source, captions, label or name),
+        _called(source, captions, encoder, label or name),
         name=label or name,
         batch_size=batch_size,
         eval_batch_size=1,
@@ -101,11 +101,20 @@ def build_datamodule(
     return datamodule
 
 
-def _called(source: Source, captions: str, name: str) -> Source:
-    """The data set with captions in place of labels. Raises `UserError` for any `captions` but CLASSES."""
+def _called(source: Source, captions: str | None, encoder: str | None, name: str) -> Source:
+    """The data set, with captions in place of labels where they are asked for.
+
+    Raises `UserError` for any `captions` but CLASSES, and for an encoder of none.
+    """
+    if captions is None:
+        if encoder is not None:
+            raise UserError(
+                f"denoiser.encoder={encoder} reads captions, and dataset {name} has none; add dataset.captions=classes"
+            )
+        return source
     if captions != CLASSES or kind_of(source) != IMAGES:
         raise UserError(f"dataset.captions={captions} must be {CLASSES}, of images, or null, which takes labels")
-    return ClassCaptions(source, name)
+    return ClassCaptions(source, name, encoder)
 
 
 def _check_sizes(batch_size: int, eval_batch_size: int, num_workers: int) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddim.data.captions import Vocabulary
 from ddim.data.digits import Digits
+from ddim.data.encoded_captions import vocabulary_for
 from ddim.data.options import Options
 from ddim.data.splits import ArraySplit
 
@@ -24,8 +25,6 @@ BESIDE, STACKED = ("left of", "right of"), ("above", "below")
 LAYOUTS = (BESIDE, STACKED)
 CAPTION_LENGTH = 8
 VOCABULARY = Vocabulary(WORDS, CAPTION_LENGTH)
-# What tells a data set, or a checkpoint, of these captions from others.
-MEANING = {"words": list(WORDS), "caption_length": CAPTION_LENGTH}
 SIDE = 16
 # Rows and columns of the first and of the second digit: halves of the image, in the middle of the other direction.
 CELLS = {
@@ -77,11 +76,6 @@ def captions_of(*kinds: str) -> list[Caption]:
     return [caption for turn in zip(*members, strict=True) for caption in turn]
 
 
-def tokens_of(captions: Sequence[Caption]) -> Tensor:
-    """int64 (N, CAPTION_LENGTH)."""
-    return VOCABULARY.encode([caption.text for caption in captions])
-
-
 class CaptionedDigits:
     """Pairs of scikit-learn's digits in 16x16 images with their captions; test images are of test digits alone.
 
@@ -95,6 +89,8 @@ class CaptionedDigits:
         self.resolution = options.choice("resolution", SIDE, (SIDE,))
         self._counts = {"train": options.integer("count", 20000), "test": options.integer("test_count", 2000)}
         self._digits = Digits(Options({}), cache_dir)
+        encoder = options.text("encoder", None)
+        self._reader = VOCABULARY if encoder is None else vocabulary_for(WORDS, [c.text for c in CAPTIONS], encoder)
 
     def prepare(self) -> None:
         """Nothing to do: the digits come with scikit-learn."""
@@ -104,20 +100,25 @@ class CaptionedDigits:
         numbers = np.arange(self._counts[split])
         captions = captions_of(SEEN) if split == "train" else CAPTIONS
         shown = [captions[number % len(captions)] for number in numbers]
-        return ArraySplit(self._compose(split, numbers, shown), tokens_of(shown))
+        return ArraySplit(self._compose(split, numbers, shown), self._tokens_of(shown))
 
     @property
     def meaning(self) -> dict[str, Any]:
         """What a token means: see `Vocabulary`."""
-        return dict(MEANING)
+        return self._reader.meaning
 
     def condition_of(self, numbers: Tensor) -> Tensor:
         """Sample i has the caption of training image i, so that samples can be compared with these images."""
-        tokens = tokens_of(captions_of(SEEN))
+        tokens = self._tokens_of(captions_of(SEEN))
         return tokens[numbers.cpu() % len(tokens)]
 
     def details(self) -> dict[str, Any]:
         return {"split_rule": f"pairs of digits; {self._digits.details()['split_rule']}"}
+
+    def _tokens_of(self, captions: Sequence[Caption]) -> Tensor:
+        texts = list(dict.fromkeys(caption.text for caption in captions))
+        place = {text: number for number, text in enumerate(texts)}
+        return self._reader.encode(texts)[[place[caption.text] for caption in captions]]
 
     def _compose(self, split: str, numbers: np.ndarray, captions: Sequence[Caption]) -> Tensor:
         of_split = self._digits.open(split)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,11 @@ class Vocabulary:
         self.words = tuple(words)
         self.length = length
         self._ids = {word: number for number, word in enumerate(words, start=PADDING + 1)}
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """What checkpoints keep."""
+        return {"words": list(self.words), "caption_length": self.length}
 
     def encode(self, captions: Sequence[str]) -> Tensor:
         """int64 (N, L) of N captions; case and repeated spaces do not matter.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddim.data.captions import Vocabulary
 from ddim.data.datamodule import Source
+from ddim.data.encoded_captions import EncoderVocabulary, vocabulary_for
 from ddim.data.splits import ArraySplit, FileSplit
 from ddim.errors import UserError
 
@@ -24,11 +25,13 @@ class ClassCaptions:
     Args:
         source: the data set.
         name: what it is called.
+        encoder: the text encoder that reads the captions; None for a transformer that is trained.
     """
 
-    def __init__(self, source: Source, name: str) -> None:
+    def __init__(self, source: Source, name: str, encoder: str | None = None) -> None:
         self._source = cast(Any, source)
         self._name = name
+        self._encoder = encoder
         self.channels: int = self._source.channels
         self.resolution: int = self._source.resolution
 
@@ -45,7 +48,7 @@ class ClassCaptions:
     @property
     def meaning(self) -> dict[str, Any]:
         """What a token means: see `Vocabulary`."""
-        return {"words": list(self._vocabulary.words), "caption_length": self._vocabulary.length}
+        return self._vocabulary.meaning
 
     def condition_of(self, numbers: Tensor) -> Tensor:
         """Sample i has the caption of class i mod K, tokens (N, L)."""
@@ -67,9 +70,9 @@ class ClassCaptions:
         return captions_of_classes(classes)
 
     @cached_property
-    def _vocabulary(self) -> Vocabulary:
+    def _vocabulary(self) -> Vocabulary | EncoderVocabulary:
         words = [word for caption in self._captions for word in caption.split()]
-        return Vocabulary(list(dict.fromkeys(["a", "an", *words])), max(len(text.split()) for text in self._captions))
+        return vocabulary_for(list(dict.fromkeys(["a", "an", *words])), self._captions, self._encoder)
 
     @cached_property
     def _tokens(self) -> Tensor:

@@ -87,7 +87,7 @@ def with_vocabulary(config: Mapping[str, Any], meaning: Mapping[str, Any], datas
     Raises `UserError` where the data set has no captions.
     """
     left_open = [key for key in VOCABULARY if key in config and config[key] is None]
-    if left_open and "words" not in meaning:
+    if left_open and "caption_length" not in meaning:
         raise UserError(
             f"denoiser.{left_open[0]}=null takes the captions of the data set, and dataset {dataset} has none; add "
             "dataset.captions=classes, or take dataset=captioned_digits."
@@ -148,6 +148,8 @@ def identifying_config(denoiser: nn.Module) -> dict[str, Any]:
     Arguments that are newer than such measurements are in it where they are not their defaults.
     """
     config = described(denoiser).config
+    if isinstance(denoiser, TextUNet):
+        return {key: value for key, value in config.items() if key != "encoder" or value is not None}
     if not isinstance(denoiser, UNet):
         return config
     return {key: value for key, value in config.items() if key not in ADDED_LATER or value != ADDED_LATER[key]}
@@ -172,6 +174,11 @@ def check_conditions(
         needs = "is a conditional network" if first is None else f"with denoiser.{first}={sizes[first]}"
         what = "captions" if "num_words" in sizes else "labels"
         raise UserError(f"denoiser {needs} needs images with {what}, dataset {dataset} has none.")
+    if config.get("encoder") != meaning.get("encoder"):
+        raise UserError(
+            f"denoiser.encoder={config.get('encoder')} does not read the captions of dataset {dataset}, which are in "
+            f"the tokens of {meaning.get('encoder') or 'its own words'}."
+        )
     for key, size in sizes.items():
         has, what = _has(meaning, key)
         if size != has:
@@ -182,7 +189,9 @@ def check_conditions(
 def _has(meaning: Mapping[str, Any], key: str) -> tuple[int, str]:
     """What `denoiser.<key>` has to be with conditions of this meaning, and of what that is the number."""
     if key == "caption_length":
-        return int(meaning.get(key, 0)), "words a caption"
+        return int(meaning.get(key, 0)), "tokens a caption" if "encoder" in meaning else "words a caption"
+    if key in meaning:
+        return int(meaning[key]), "tokens"
     name = key.removeprefix("num_")
     return len(meaning.get(name, ())), name
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddim.denoisers.layers import linear
+from ddim.denoisers.pretrained_text import PretrainedText
 from ddim.denoisers.text import HEADS, PADDING, TextEncoder
 from ddim.denoisers.unet import UNet
 
@@ -22,6 +23,8 @@ class TextUNet(nn.Module):
         caption_length: L, tokens of a caption.
         text_width: features of a token, a multiple of 4.
         text_depth: layers of the transformer that reads it.
+        encoder: a text encoder that others have trained, frozen, in its place: a folder or a name of the Hugging Face
+            hub, read with the extra `text`; null trains a transformer.
 
     The others are those of :class:`UNet`.
 
@@ -36,6 +39,7 @@ class TextUNet(nn.Module):
         caption_length: int,
         text_width: int = 64,
         text_depth: int = 2,
+        encoder: str | None = None,
         in_channels: int = 1,
         resolution: int = 16,
         base_channels: int = 32,
@@ -58,6 +62,8 @@ class TextUNet(nn.Module):
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
         if text_width % HEADS:
             raise ValueError(f"text_width must be a multiple of {HEADS}, got {text_width}")
+        if encoder is not None and (not isinstance(encoder, str) or not encoder.strip()):
+            raise ValueError(f"encoder must be the name of a text encoder or null, got {encoder!r}")
         image: dict[str, Any] = {
             "in_channels": in_channels,
             "resolution": resolution,
@@ -71,9 +77,13 @@ class TextUNet(nn.Module):
         }
         self.unet = UNet(**image)
         self.unet.attend_to(text_width)
-        self.text = TextEncoder(num_words, caption_length, text_width, text_depth)
+        self.text: TextEncoder | PretrainedText
+        if encoder is None:
+            self.text = TextEncoder(num_words, caption_length, text_width, text_depth)
+        else:
+            self.text = PretrainedText(encoder, text_width)
         self.pooled = linear(text_width, 4 * base_channels)
-        self.config = {**text, **{name: self.unet.config[name] for name in image}}
+        self.config = {**text, "encoder": encoder, **{name: self.unet.config[name] for name in image}}
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:

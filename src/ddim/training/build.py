@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,7 @@ def build_training(
     Raises:
         UserError: the data are not to be had, or something cannot be built or does not fit.
     """
+    config = replace(config, dataset=dataset_read_by(config.denoiser, config.dataset))
     images = load_data(
         config.dataset,
         stage="fit",
@@ -139,6 +140,12 @@ def build_training(
     loggers = build_loggers(config.logger, directory, job_type="train", hyperparameters=numbers)
     attach(trainer, [*callbacks, *built], loggers)
     return Training(trainer, module, images)
+
+
+def dataset_read_by(denoiser: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the data set with the encoder of a network that reads with one: captions are in its tokens."""
+    encoder = denoiser.get("encoder")
+    return dict(dataset) if encoder is None else {**dataset, "encoder": encoder}
 
 
 def _network(config: TrainConfig, images: ImageDataModule, initial: Pretrained | None) -> nn.Module:

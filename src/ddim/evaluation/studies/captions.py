@@ -13,15 +13,14 @@ from ddim.data import ImageDataModule
 from ddim.data.captioned_digits import (
     CAPTIONS,
     KINDS,
-    MEANING,
     NEW_COMBINATION,
     NEW_WORDING,
     SEEN,
-    VOCABULARY,
+    WORDS,
     Caption,
     captions_of,
-    tokens_of,
 )
+from ddim.data.encoded_captions import vocabulary_from
 from ddim.diffusion import NoiseSchedule
 from ddim.diffusion.grid import GridPoint, SamplerConfig
 from ddim.errors import UserError, at_least
@@ -94,6 +93,7 @@ class Captions(Study):
         self.captions = [*self.held_out, *in_turn(captions_of(SEEN), num_trained)]
         self.shown = min(shown, num_images)
         self.reader = PairReader()
+        self.reading = vocabulary_from(images.meaning or {})
 
     @classmethod
     def grid(cls, settings: CaptionsConfig, sampler: SamplerConfig, schedule: NoiseSchedule) -> list[GridPoint]:
@@ -102,7 +102,7 @@ class Captions(Study):
     @classmethod
     def of(cls, settings: CaptionsConfig, points: Sequence[GridPoint], material: Material) -> Captions:
         images = material.images
-        if images.meaning != MEANING:
+        if (images.meaning or {}).get("words") != list(WORDS):
             raise UserError(
                 f"evaluation=captions reads pairs of digits, which dataset {images.name} does not show; evaluate a "
                 "network that was trained by `python train.py dataset=captioned_digits`."
@@ -119,7 +119,7 @@ class Captions(Study):
         return f"{len(self.captions):,} images of captions at {len(self.points)} points"
 
     def run(self, subject: Subject, kept: Kept, say: Findings, progress: Progress) -> None:
-        tokens = tokens_of(self.captions)
+        tokens = self.reading.encode([caption.text for caption in self.captions])
         subject = replace(subject, condition_of=lambda numbers: tokens[numbers.cpu()])
         self.reader.to(subject.device)
         real = self._real_images()
@@ -173,8 +173,9 @@ class Captions(Study):
         """What the reader finds right in the images of the test split, by kind of caption."""
         conditions = self.images.conditions("test")
         assert conditions is not None
-        by_text = {caption.text: caption for caption in CAPTIONS}
-        captions = [by_text[text] for text in VOCABULARY.decode(conditions)]
+        every = self.reading.encode([caption.text for caption in CAPTIONS]).tolist()
+        meant = {tuple(tokens): caption for tokens, caption in zip(every, CAPTIONS, strict=True)}
+        captions = [meant[tuple(tokens)] for tokens in conditions.tolist()]
         read = torch.cat([self.reader(images).features.cpu() for images in self.images.images("test", 500)])
         return shares(read, captions, kinds=KINDS)
 
