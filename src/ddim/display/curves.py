@@ -68,7 +68,9 @@ def _draw(axes: Axes, panel: Panel) -> None:
         set_ticks(axes, [int(steps) for steps, _ in drawn], min(values), max(values), label_width=0.08)
     set_value_ticks(axes, min(values), max(values), panel.from_zero)
     if len(axes.get_legend_handles_labels()[1]) > 1:
-        axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=11, loc="best")
+        # Of three axes each has no more room than a third of the figure.
+        size = 11 if len(axes.figure.axes) < 3 else 9
+        axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=size, loc="best")
 
 
 def _draw_bars(axes: Axes, bars: Sequence[tuple[float, float, float]], colour: str) -> list[float]:
