@@ -15,14 +15,14 @@ def trivial_answers(measurement: Measurement) -> dict[str, Tensor]:
     """{name: x_0 (N, *shape)}: A^+ y of every operator, and what else is usual for this one.
 
     "pseudo_inverse" repeats the pixels of a small image and leaves unknown ones grey (0). "bicubic" enlarges a small
-    image, "nearest" gives an unknown pixel the value of the nearest known one.
+    image, "nearest" gives an unknown pixel or time the value of the nearest known one; columns have no neighbours.
     """
     operator = measurement.operator
     found = {"pseudo_inverse": operator.A_dagger(measurement.y)}
     if isinstance(operator, SuperResolution):
         small = measurement.y.reshape(len(measurement), *operator.small)
         found["bicubic"] = F.interpolate(small, scale_factor=operator.factor, mode="bicubic", align_corners=False)
-    if isinstance(operator, Inpainting):
+    if isinstance(operator, Inpainting) and len(operator.shape) > 1:
         found["nearest"] = _nearest(found["pseudo_inverse"], operator.known)
     return found
 

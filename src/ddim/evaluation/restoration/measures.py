@@ -10,7 +10,15 @@ from torch import Tensor
 
 from ddim.data import Space
 from ddim.diffusion.restoration.measurement import Measurement
-from ddim.metrics import BLOCKS, BlockMoments, FeatureExtractor, ReferenceStatistics, distance_jackknife
+from ddim.metrics import (
+    BLOCKS,
+    BlockMoments,
+    FeatureExtractor,
+    Features,
+    ReferenceStatistics,
+    distance_jackknife,
+    measure_metrics,
+)
 from ddim.metrics.similarity import peak_ratios, similarities, ssim_window
 
 
@@ -78,6 +86,51 @@ def _with_error(name: str, values: Tensor, draws: int) -> dict[str, float]:
         name: per_image.mean().item(),
         f"{name}_standard_error": per_image.std().item() / math.sqrt(len(per_image)),
     }
+
+
+def completed_row(
+    restored: Tensor,
+    measurement: Measurement,
+    truth: Tensor,
+    space: Space,
+    extractor: FeatureExtractor | None,
+    reference: ReferenceStatistics | None,
+) -> dict[str, Any]:
+    """As `measured_row`, of data that are no images: all in standard deviations.
+
+    rmse: of one draw, over the values that the measurement says nothing of (all, where it says something of each), and
+        rmse_of_mean of the mean of all draws. A draw of the exact posterior errs by sqrt(2) of what its mean does.
+    spread: root of the mean variance over the draws, of these values.
+    energy_distance: of the set of first draws, complete, to the reference.
+    """
+    draws, count = restored.shape[:2]
+    operator = measurement.operator
+    unseen = operator.singular_values == 0
+    unseen = unseen if bool(unseen.any()) else torch.ones_like(unseen)
+
+    def hidden(x: Tensor) -> Tensor:
+        return operator.to_spectrum(x.double())[:, unseen]
+
+    true = hidden(space.to_model(truth))
+    filled = torch.stack([hidden(draw) for draw in restored])
+    known = measurement.of_samples(torch.arange(count).repeat(draws)).error(restored.flatten(0, 1))
+    row: dict[str, Any] = {
+        "unit": space.unit,
+        "missing": int(unseen.sum()),
+        "consistency": known.double().square().mean().sqrt().item(),
+        "spread": filled.var(dim=0).mean().sqrt().item() if draws > 1 else None,
+    }
+    for name, errors in (("rmse", filled - true), ("rmse_of_mean", filled.mean(dim=0, keepdim=True) - true)):
+        per_sample = errors.square().mean(dim=(0, 2))
+        root = per_sample.mean().sqrt().item()
+        # The deviation of a root is that of the mean below it, divided by twice the root.
+        row[name] = root
+        row[f"{name}_standard_error"] = per_sample.std().item() / math.sqrt(count) / (2 * root) if root else 0.0
+    if extractor is not None and reference is not None:
+        features = Features(_features(space.to_stored(restored[0]), extractor).float())
+        found = measure_metrics(features, reference, ("energy_distance",), uncertainty=count >= 2 * BLOCKS).values
+        row |= {name: found[name] for name in ("energy_distance", "energy_distance_sd") if name in found}
+    return row
 
 
 def first_draws(restored: Tensor, space: Space, shown: int) -> Tensor:

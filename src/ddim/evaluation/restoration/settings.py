@@ -33,12 +33,13 @@ class RestorationConfig:
         operator (name, or a list): what is measured of an image: inpainting, superresolution, colourisation,
             deblurring, compressed_sensing, denoising, matrix.
         method (name, or a list): ddrm, ddnm, ddnm_plus, diffpir, pigdm, dps, repaint, ilvr, sdedit.
-        sigma_y: standard deviation of the measurement's noise on [0, 1].
+        sigma_y: standard deviation of the measurement's noise on [0, 1]; of data that are no images in theirs.
         num_images: of the test split, evenly over it; null takes all.
         draws: restorations of each image, whose mean and spread are measured.
         shown: images in the picture.
-        mask (random, box, half, or a file): what is known in inpainting; in a file white is to be restored.
-        keep: share of the pixels (random mask) or of the Walsh-Hadamard coefficients that is known.
+        mask (random, box, half, a file, or names of columns): what is known in inpainting; white in a file and columns
+            that are named are to be restored.
+        keep: share of the pixels or values (random mask) or of the Walsh-Hadamard coefficients that is known.
         box: side of the missing box, as a share of the image's.
         factor: of superresolution.
         kernel (gaussian, uniform): of deblurring.
@@ -65,7 +66,7 @@ class RestorationConfig:
     num_images: int | None = 100
     draws: int = 4
     shown: int = 8
-    mask: str = "random"
+    mask: Any = "random"
     keep: float = 0.5
     box: float = 0.5
     factor: int = 2
@@ -115,7 +116,15 @@ class RestorationConfig:
                 raise UserError(f"{key}.method={name} cannot restore {key}.operator={operators}{stated}: {reasons[0]}.")
 
     def _check_files(self, key: str) -> None:
-        given = {"matrix": self.matrix, "image": self.image, "mask": None if self.mask in MASKS else self.mask}
+        if isinstance(self.mask, list):
+            self.mask = [str(name) for name in self.mask]
+        elif not isinstance(self.mask, str):
+            raise UserError(f"{key}.mask={self.mask} must be one of {', '.join(MASKS)}, a file, or names of columns.")
+        given = {
+            "matrix": self.matrix,
+            "image": self.image,
+            "mask": None if isinstance(self.mask, list) or self.mask in MASKS else self.mask,
+        }
         for name, value in given.items():
             if value is not None and not usable_path(value, f"{key}.{name}").is_file():
                 known = f"one of {', '.join(MASKS)}, or " if name == "mask" else ""
@@ -144,9 +153,19 @@ class RestorationConfig:
         return {name: getattr(self, name) for name in METHODS[method].options}
 
 
-def operators_of(settings: RestorationConfig, shape: Sequence[int]) -> dict[str, Operator]:
-    """The operators for images of this shape. Raises `UserError` for one that does not fit, or a file that is none."""
-    known = settings.mask if settings.mask in MASKS else _mask(settings.mask, shape)
+def operators_of(settings: RestorationConfig, shape: Sequence[int], columns: Sequence[str] = ()) -> dict[str, Operator]:
+    """The operators for samples of this shape. Raises `UserError` for one that does not fit, or a file that is none.
+
+    columns: names of those of a table.
+    """
+    if isinstance(settings.mask, list):
+        known: str | Tensor = _but(settings.mask, columns, shape)
+    elif settings.mask in MASKS:
+        known = settings.mask
+    elif len(shape) < 3:
+        raise UserError(f"restoration.mask={settings.mask} is a picture; samples of shape {tuple(shape)} are none.")
+    else:
+        known = _mask(settings.mask, shape)
     matrix = None if settings.matrix is None or "matrix" not in settings.operator else _matrix(settings.matrix)
     described = OperatorSettings(
         known,
@@ -167,6 +186,19 @@ def operators_of(settings: RestorationConfig, shape: Sequence[int]) -> dict[str,
         except ValueError as error:
             raise UserError(f"restoration.operator={name} cannot be used: {error}.") from error
     return found
+
+
+def _but(missing: Sequence[str], columns: Sequence[str], shape: Sequence[int]) -> Tensor:
+    """bool (D,), true for all columns but the missing ones."""
+    names = list(columns) or [str(number) for number in range(shape[0] if len(shape) == 1 else 0)]
+    absent = [name for name in missing if name not in names]
+    known = torch.tensor([name not in missing for name in names])
+    if absent or not missing or not bool(known.any()):
+        raise UserError(
+            f"restoration.mask={list(missing)} must name some of the columns of a table, and not all: "
+            f"{', '.join(names) or 'there are none'}."
+        )
+    return known
 
 
 def picture_of(path: str, operator: Operator, shape: Sequence[int]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddim.data import ImageDataModule
+from ddim.data import IMAGES, ImageDataModule
 from ddim.data.splits import spread
 from ddim.diffusion import NoiseSchedule
 from ddim.diffusion.grid import GridPoint, SamplerConfig
@@ -21,7 +21,7 @@ from ddim.diffusion.restoration.operators.dense import Denoising
 from ddim.diffusion.restoration.trivial import trivial_answers
 from ddim.errors import UserError
 from ddim.evaluation.kept.finished import Finished, Kept
-from ddim.evaluation.restoration.measures import measured_row
+from ddim.evaluation.restoration.measures import completed_row, measured_row
 from ddim.evaluation.restoration.settings import RestorationConfig, measured_of, operators_of, picture_of
 from ddim.evaluation.restoration.tasks import Task, draw_all, restore, tasks_of
 from ddim.evaluation.study import FEATURES, REFERENCE, Bar, Material, Progress, Study
@@ -101,7 +101,11 @@ class Restoration(Study):
     @classmethod
     def of(cls, settings: RestorationConfig, points: Sequence[GridPoint], material: Material) -> Restoration:
         shape, available = material.images.space.shape, material.images.num_images("test")
-        operators = operators_of(settings, shape)
+        operators = operators_of(settings, shape, material.images.provenance("test").get("columns", ()))
+        if settings.image is not None and material.images.space.kind != IMAGES:
+            raise UserError(
+                f"restoration.image={settings.image} is a picture, the data set has {material.images.name}."
+            )
         if settings.num_images is not None and settings.num_images > available:
             raise UserError(
                 f"restoration.num_images={settings.num_images} is more than the {available} images of the test split "
@@ -135,7 +139,9 @@ class Restoration(Study):
                         kept.save(self.name, wanted[task], found[task])
                 row = self._row(task, found[task].row, subject)
                 say.row(row, point=task)
-                said = f"PSNR {significant(row['psnr'], 4)}" if "psnr" in row else f"{row['nfe']} calls"
+                said = next(
+                    (f"{k} {significant(row[k], 4)}" for k in ("psnr", "rmse") if k in row), f"{row['nfe']} calls"
+                )
                 bar.finish_point(
                     f"{task.operator}, {task.method}: {said}{', finished before' if task in before else ''}"
                 )
@@ -147,7 +153,8 @@ class Restoration(Study):
         return self.settings.num_images or self.images.num_images("test")
 
     def _damaged(self, subject: Subject) -> Damaged:
-        sigma, space = model_sigma(self.settings.sigma_y), subject.sampling.space
+        space = subject.sampling.space
+        sigma = model_sigma(self.settings.sigma_y) if space.kind == IMAGES else self.settings.sigma_y
         if self.picture is not None:
             measured = {
                 name: Measurement(operator, measured_of(operator, space.to_model(self.picture[name])), sigma)
@@ -182,6 +189,8 @@ class Restoration(Study):
     def _measured(self, restored: Tensor, operator: str, damaged: Damaged, subject: Subject) -> dict[str, Any]:
         measurement = damaged.measurements[operator]
         space = subject.sampling.space
+        if space.kind != IMAGES and damaged.truth is not None:
+            return completed_row(restored, measurement, damaged.truth, space, self.extractor, self.reference)
         return measured_row(restored, measurement, damaged.truth, space, self.extractor, self.reference)
 
     def _about(self, operator: str) -> dict[str, Any]:

@@ -26,6 +26,13 @@ FEATURES = Line(
     x=("calls", "nfe", "nfe (network calls per image)"),
     panel="distance of features",
 )
+RMSE = Line(
+    "rmse",
+    "Error of missing values against network calls",
+    "RMSE in standard deviations of one draw, lower is better",
+    x=("calls", "nfe", "nfe (network calls per sample)"),
+    panel="RMSE of one draw, standard deviations",
+)
 GAUSSIAN = "gaussian_posterior_mean"
 TRIVIAL = {
     "pseudo_inverse": "pseudo-inverse",
@@ -40,7 +47,8 @@ def name_of(row: Row) -> str:
     """ "ddrm"; of a method that a sampler runs "pigdm, ddim η = 0"; of an answer without a network what it is."""
     method = str(row.get("method"))
     if not row.get("calls") or row.get("sampler") == method:
-        return TRIVIAL.get(method, method)
+        # Of standardised data what is not known is 0, the mean of the training split.
+        return "training mean" if method == "pseudo_inverse" and "rmse" in row else TRIVIAL.get(method, method)
     sampler = " ".join(sampler_parts(row)) or "ddim"
     return f"{method}, {sampler} {eta_title(eta_label(row))}"
 
@@ -72,7 +80,8 @@ def pictures(
             yield from _of_a_picture(operator, mine, without)
             continue
         count = min(len(truth), *(len(images) for _, images in [*mine, *without]))
-        lines = [(f"original: {members[0]['split']} images", truth[:count])]
+        kind = "samples" if "rmse" in members[0] else "images"
+        lines = [(f"original: {members[0]['split']} {kind}", truth[:count])]
         lines += [(f"{name_of(row)}   {_decibels(row)}", images[:count]) for row, images in without]
         lines += [
             (f"{label_of(row, members)}   {row['nfe']} calls   {_decibels(row)}", images[:count])
@@ -101,7 +110,7 @@ def _of_a_picture(
 
 
 def _curve_pictures(rows: Rows, trivial: Rows) -> Iterator[tuple[str, Picture, str]]:
-    for line, what in ((PSNR, "psnr"), (FEATURES, "features")):
+    for line, what in ((PSNR, "psnr"), (FEATURES, "features"), (RMSE, "rmse")):
         panels = []
         for operator, members in by_operator([row for row in rows if line.column in row]).items():
             curves: dict[str, list[Row]] = {}
@@ -123,8 +132,9 @@ def _curve_pictures(rows: Rows, trivial: Rows) -> Iterator[tuple[str, Picture, s
             first = rows[0]
             about = {"σ_y": f"{first['sigma_y']:g}", "weights": first.get("weights"), "seed": first.get("seed")}
             title = (
-                f"{first.get('dataset', 'images')}: restorations of {first['num_images']:,} held-out images, "
-                f"{line.title.lower() if what == 'features' else 'PSNR against network calls'}"
+                f"{first.get('dataset', 'images')}: restorations of {first['num_images']:,} held-out "
+                f"{'samples' if 'rmse' in first else 'images'}, "
+                f"{'PSNR against network calls' if what == 'psnr' else line.title.lower()}"
             )
             yield what, Curves(panels, title, stated(about)), line.title
 
@@ -134,6 +144,8 @@ def _measurement(row: Row) -> str:
 
 
 def _decibels(row: Row) -> str:
+    if row.get("rmse") is not None:
+        return f"RMSE {row['rmse']:.2f}"
     return f"{row['psnr']:.1f} dB" if row.get("psnr") is not None else ""
 
 
@@ -144,7 +156,8 @@ def _key(row: Row) -> str:
     return "/".join([str(row["operator"]), str(row["method"]), *parts])
 
 
-NUMBERS = ("psnr", "psnr_of_mean", "ssim", "feature_distance", "frechet_distance", "consistency", "spread")
+OF_IMAGES = ("psnr", "psnr_of_mean", "ssim", "feature_distance", "frechet_distance")
+NUMBERS = (*OF_IMAGES, "rmse", "rmse_of_mean", "energy_distance", "consistency", "spread")
 
 
 def _curves(row: Row) -> dict[str, Any]:
@@ -169,19 +182,24 @@ def _charts(rows: Rows) -> list[Chart]:
 
 def _words(rows: Rows, extra: Row, words: Words) -> None:
     first = next(row for row in rows if row.get("calls"))
-    whose = "a picture" if first["split"] is None else f"{first['num_images']:,} {first['split']} images"
+    kind = "samples" if "rmse" in first else "images"
+    whose = "a picture" if first["split"] is None else f"{first['num_images']:,} {first['split']} {kind}"
     for members in by_operator(rows).values():
         draws = first["draws"]
         words.say(f"\nRestoration of {whose}, {draws} draws each: {_measurement(members[0])}", "bold")
-        lines, known = [], any("psnr" in row for row in members)
+        lines, known = [], any("psnr" in row or "rmse" in row for row in members)
         for row in members:
-            measured = [
-                with_sd(row.get("psnr"), row.get("psnr_standard_error")),
-                significant(row.get("psnr_of_mean")),
-                significant(row.get("ssim"), 3),
-                with_sd(row.get("feature_distance"), row.get("feature_distance_standard_error"), 3),
-                with_sd(row.get("frechet_distance"), row.get("frechet_distance_sd"), 3),
-            ]
+            measured = (
+                _of_values(row)
+                if kind == "samples"
+                else [
+                    with_sd(row.get("psnr"), row.get("psnr_standard_error")),
+                    significant(row.get("psnr_of_mean")),
+                    significant(row.get("ssim"), 3),
+                    with_sd(row.get("feature_distance"), row.get("feature_distance_standard_error"), 3),
+                    with_sd(row.get("frechet_distance"), row.get("frechet_distance_sd"), 3),
+                ]
+            )
             lines.append(
                 [
                     label_of(row, members),
@@ -193,10 +211,28 @@ def _words(rows: Rows, extra: Row, words: Words) -> None:
                 ]
             )
         told = ["PSNR", "of the mean", "SSIM", "features", "FD"] if known else []
+        told = ["RMSE", "of the mean", "energy distance"] if kind == "samples" else told
         words.table(["method", "calls", *told, "|Ax−y|", "spread", "ms"], lines)
+    if kind == "samples":
+        words.say(f"{first['missing']} values of each sample are missing. {OF_VALUES}")
+        return
     words.say(ABOUT if first["split"] is not None else f"|Ax−y| is {CONSISTENCY}")
 
 
+def _of_values(row: Row) -> list[str]:
+    """Cells of a row of data that are no images."""
+    return [
+        with_sd(row["rmse"], row["rmse_standard_error"], 3),
+        with_sd(row["rmse_of_mean"], row["rmse_of_mean_standard_error"], 3),
+        with_sd(row.get("energy_distance"), row.get("energy_distance_sd"), 3),
+    ]
+
+
+OF_VALUES = (
+    "RMSE of missing values in standard deviations of the training data, with the standard error over samples; a draw "
+    "of the exact posterior errs by √2 of what its mean does. Energy distance of the completed first draws to the "
+    "reference. |Ax−y| and spread in standard deviations."
+)
 CONSISTENCY = "the root mean square on [0, 1], of exact answers σ_y; spread the deviation over the draws"
 ABOUT = (
     "PSNR (dB) and SSIM on [0, 1] of stored images, with the standard error over images; a perfect draw lies 3 dB "
@@ -210,7 +246,7 @@ PART = Part(
     title="Restoration",
     caption="Restorations",
     about="Held-out images are damaged, and restored by methods that know the damage with a network that does not. "
-    + ABOUT,
+    + f"{ABOUT} Of data that are no images: {OF_VALUES}",
     columns={
         "operator": ("operator", None),
         "method": ("method", None),
@@ -226,12 +262,17 @@ PART = Part(
         "distance of features": ("feature_distance", 3),
         "FD": ("frechet_distance", 3),
         "± of FD": ("frechet_distance_sd", 2),
+        "RMSE": ("rmse", 3),
+        "± of RMSE": ("rmse_standard_error", 2),
+        "RMSE of the mean": ("rmse_of_mean", 3),
+        "energy distance": ("energy_distance", 3),
+        "± of it": ("energy_distance_sd", 2),
         "|Ax−y|": ("consistency", 2),
         "spread": ("spread", 2),
         "ms per image": ("milliseconds_per_image", 2),
     },
     pictures=["restoration-images*.png", "restoration-restored*.png"],
-    lines=[PSNR, FEATURES],
+    lines=[PSNR, FEATURES, RMSE],
     keys=[
         (
             "restoration/<number>/<operator>/<method>",
@@ -245,6 +286,7 @@ PART = Part(
         ("restoration/restored-<method>", "picture", "a picture of one's own, restored"),
         ("restoration/psnr", "picture", "PSNR against network calls"),
         ("restoration/features", "picture", "distance of features to the original's against network calls"),
+        ("restoration/rmse", "picture", "error of missing values against network calls"),
         ("restoration/<number>/<operator>/<method>/<steps>", "summary", "the same of each S"),
     ],
     curves=_curves,

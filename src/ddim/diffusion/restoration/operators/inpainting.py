@@ -1,7 +1,9 @@
-"""Inpainting: some pixels are known. Which ones belongs to the measurement, so masks are functions of a seed."""
+"""Inpainting: some pixels, columns of a table or times of a series are known. Which ones belongs to the measurement, so
+masks are functions of a seed."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.noise import NoiseSource
-from ddim.diffusion.restoration.operators.base import Operator, digest, image_shape
+from ddim.diffusion.restoration.operators.base import Operator, digest
 from ddim.diffusion.samplers.options import check_choice, check_number
 
 MASKS = ("random", "box", "half")
@@ -19,24 +21,24 @@ class Inpainting(Operator):
     """y = the known pixels of x in row-major order, channel by channel; V is a permutation, A^+ = A^T leaves 0.
 
     Args:
-        shape: (C, H, W).
-        known: bool (H, W), true where all channels of a pixel are known.
+        shape: (C, H, W) of images, (C, L) of series, (D,) of vectors.
+        known: bool (H, W), (L,) or (D,), true where all channels of a place are known.
         about: what the mask was made from, for `identity`, which also gets a digest of the mask itself.
 
     Raises ValueError for a mask of another size, or one that knows no pixel.
     """
 
     def __init__(self, shape: Sequence[int], known: Tensor, about: dict[str, Any] | None = None) -> None:
-        channels, height, width = image_shape("inpainting", shape)
-        if known.dtype != torch.bool or tuple(known.shape) != (height, width):
+        places = places_of(shape)
+        if known.dtype != torch.bool or tuple(known.shape) != places:
             raise ValueError(
-                f"a mask must say true or false for each of {height}x{width} pixels, got {known.dtype} of "
-                f"{'x'.join(map(str, known.shape))}"
+                f"a mask must say true or false for each of {'x'.join(map(str, places))} "
+                f"{'pixels' if len(places) == 2 else 'values'}, got {known.dtype} of {'x'.join(map(str, known.shape))}"
             )
         if not known.any():
             raise ValueError("the mask must leave at least one pixel")
         self.known = known.cpu()
-        flat = self.known.flatten().repeat(channels)
+        flat = self.known.flatten().repeat(math.prod(shape) // self.known.numel())
         self._order = torch.cat([flat.nonzero()[:, 0], (~flat).nonzero()[:, 0]])
         self._back = self._order.argsort()
         values = torch.zeros(len(flat))
@@ -50,6 +52,34 @@ class Inpainting(Operator):
 
     def from_spectrum(self, spectrum: Tensor) -> Tensor:
         return spectrum[:, self._back.to(spectrum.device)].reshape(len(spectrum), *self.shape)
+
+
+def places_of(shape: Sequence[int]) -> tuple[int, ...]:
+    """Of a sample (C, ...) without its channels; a vector (D,) has none."""
+    return tuple(shape[1:] if len(shape) > 1 else shape)
+
+
+def line_mask(name: str, shape: Sequence[int], *, keep: float = 0.5, box: float = 0.5, seed: int = 0) -> Tensor:
+    """As `mask_of`, of series (C, L) or vectors (D,): "box" is a gap in the middle, "half" the first half is known.
+
+    Raises ValueError as that does, and for vectors, whose values are in no order, unless the mask is "random".
+    """
+    check_choice("mask", name, MASKS)
+    (size,) = places_of(shape)
+    if len(shape) == 1 and name != "random":
+        raise ValueError(f"the mask {name} needs an order, which columns have none of; take random or their names")
+    check_number("box" if name == "box" else "keep", box if name == "box" else keep, 0.0, 1.0)
+    known = torch.ones(size, dtype=torch.bool)
+    gap = round(box * size)
+    if name == "random":
+        known = chosen(size, round(keep * size), seed)
+    elif name == "half":
+        known[size // 2 :] = False
+    else:
+        known[(size - gap) // 2 : (size - gap) // 2 + gap] = False
+    if not known.any() or known.all():
+        raise ValueError(f"the mask {name} leaves {'no' if not known.any() else 'every'} one of {size} values")
+    return known
 
 
 def mask_of(name: str, height: int, width: int, *, keep: float = 0.5, box: float = 0.5, seed: int = 0) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from ddim.diffusion.restoration.operators.base import Operator, image_shape
 from ddim.diffusion.restoration.operators.blur import Deblurring, kernel_of
 from ddim.diffusion.restoration.operators.dense import Denoising, Dense
 from ddim.diffusion.restoration.operators.hadamard import CompressedSensing
-from ddim.diffusion.restoration.operators.inpainting import Inpainting, mask_of
+from ddim.diffusion.restoration.operators.inpainting import Inpainting, line_mask, mask_of
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class OperatorSettings:
     """What operators are made from; each reads its own.
 
     Attributes:
-        mask: of inpainting, one of MASKS, or bool (H, W), true where a pixel is known.
+        mask: of inpainting, one of MASKS, or bool (H, W), (L,) or (D,), true where a pixel or a value is known.
         keep: share of the pixels, or of the Walsh-Hadamard coefficients, that is known.
         box: side of the box that is missing, as a share of the image's.
         factor: of super-resolution.
@@ -43,11 +44,15 @@ class OperatorSettings:
 
 
 def _inpainting(shape: Sequence[int], given: OperatorSettings) -> Operator:
-    _, height, width = image_shape("inpainting", shape)
     if not isinstance(given.mask, str):
         return Inpainting(shape, given.mask, {"mask": "given"})
     own = {"random": {"keep": given.keep, "seed": given.seed}, "box": {"box": given.box}}.get(given.mask, {})
-    known = mask_of(given.mask, height, width, keep=given.keep, box=given.box, seed=given.seed)
+    shares: dict[str, Any] = {"keep": given.keep, "box": given.box, "seed": given.seed}
+    if len(shape) < 3:
+        known = line_mask(given.mask, shape, **shares)
+    else:
+        _, height, width = image_shape("inpainting", shape)
+        known = mask_of(given.mask, height, width, **shares)
     return Inpainting(shape, known, {"mask": given.mask, **own})
 
 
