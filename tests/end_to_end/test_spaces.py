@@ -71,6 +71,7 @@ def test_all_parts_of_an_evaluation(run_script, workplace, data, name):
     assert "energy distance by eta" in evaluated.output and "on [0, 1]" not in evaluated.output
     pictures = {path.name for path in directory.glob("*.png")}
     assert {"samples.png", "samples-real.png", "reconstruction-images.png", "interpolation-lines.png"} <= pictures
+    assert ("samples-pairs.png" in pictures) == (name == "tabular")
     assert ("trajectory-flow.png" in pictures) == (name == "points2d")
     assert ("likelihood-density.png" in pictures) == (name == "points2d")
     if name != "signals":

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import math
 import textwrap
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,6 +28,8 @@ KERNEL = np.exp(-0.5 * (np.arange(-6, 7) / 2) ** 2)
 DEPTH, NEAR = 12.0, 6.0
 # Columns of a table that have room.
 MOST_COLUMNS = 12
+# Of which pairs are drawn.
+MOST_PAIRED = 5
 
 
 def flow_figure(flow: Flow) -> Image.Image:
@@ -51,7 +55,7 @@ def against_figure(found: Against) -> Image.Image:
     real = array_of(found.real)
     panels = [(title, array_of(samples)) for title, samples in found.panels]
     if real.ndim == 2 and real.shape[1] != 2:
-        return _columns(real, panels, found)
+        return _pairs(real, *panels[-1], found) if found.pairs else _columns(real, panels, found)
     every = [("real, held out", real), *panels]
     frame = Frame.around([real])
     figure, row = _panels(len(every), found.title, 3.1 if real.ndim == 2 else 2.8)
@@ -136,6 +140,40 @@ def _columns(real: NDArray[np.float64], panels: list[tuple[str, NDArray[np.float
         axes.tick_params(labelsize=8)
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=10)
+    return _image(figure)
+
+
+def _pairs(real: NDArray[np.float64], label: str, samples: NDArray[np.float64], found: Against) -> Image.Image:
+    """A scatter matrix of the first columns: histograms on the diagonal, beside it samples over real rows."""
+    count = min(MOST_PAIRED, real.shape[1])
+    frame = Frame.around([real[:, :count]])
+    figure = Figure(figsize=(2.0 * count + 0.6, 2.0 * count + 1.1), dpi=110, facecolor="white")
+    figure.set_layout_engine("constrained")
+    figure.suptitle("\n".join(textwrap.wrap(f"{found.title}, {label}", 12 * count)), fontsize=14, x=0.02, ha="left")
+    grid = figure.subplots(count, count, sharex="col")
+    names = [found.names[column] if column < len(found.names) else f"column {column}" for column in range(count)]
+    dots: dict[str, Any] = {"linestyle": "none", "marker": ".", "markersize": 3.0}
+    for down in range(count):
+        for across in range(count):
+            axes = grid[down, across]
+            axes.set_yticks([])
+            axes.tick_params(labelsize=8)
+            axes.set_xlim(frame.low[across], frame.high[across])
+            if down == across:
+                edges = np.linspace(frame.low[down], frame.high[down], 24)
+                axes.hist(real[:, down], edges, density=True, color="#cfcabf")
+                axes.hist(samples[:, down], edges, density=True, histtype="step", color=COLOURS[0], linewidth=1.3)
+            else:
+                axes.plot(samples[:, across], samples[:, down], color=COLOURS[0], alpha=0.35, zorder=1, **dots)
+                axes.plot(real[:, across], real[:, down], color="#222222", alpha=0.8, zorder=2, **dots)
+                axes.set_ylim(frame.low[down], frame.high[down])
+            if down == count - 1:
+                axes.set_xlabel("\n".join(textwrap.wrap(names[across], 18)), fontsize=9)
+            if across == 0:
+                axes.set_ylabel("\n".join(textwrap.wrap(names[down], 18)), fontsize=9)
+    kinds = ((COLOURS[0], label), ("#222222", "real, held out"))
+    handles = [Line2D([], [], color=colour, label=text, **dots) for colour, text in kinds]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=10, markerscale=3)
     return _image(figure)
 
 

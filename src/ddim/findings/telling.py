@@ -134,13 +134,15 @@ class Flow:
 class Against:
     """Samples that are no images beside real ones, all as they are stored: (n, D) or (n, C, L).
 
-    panels: (title, samples). names: of the columns of a table.
+    panels: (title, samples). names: of the columns of a table. pairs: whether columns are drawn against each other, of
+    the last panel over the real ones, and not one by one.
     """
 
     panels: Sequence[tuple[str, Any]]
     real: Any
     title: str
     names: Sequence[str] = ()
+    pairs: bool = False
 
 
 @dataclass(frozen=True)

@@ -119,11 +119,10 @@ def against(
             shown[cost(row, calls)] = some
     column = "network calls" if calls else "S"
     title = f"{first.dataset}: samples of {eta_title(label) if label == eta_label(first) else label} and real ones"
-    yield (
-        "samples-real",
-        Against([(f"{column} = {place}", shown[place]) for place in sorted(shown)], real, title, names),
-        "",
-    )
+    panels = [(f"{column} = {place}", shown[place]) for place in sorted(shown)]
+    yield "samples-real", Against(panels, real, title, names), ""
+    if len(real.shape) == 2 and real.shape[1] > 2:
+        yield "samples-pairs", Against(panels[-1:], real, title, names, pairs=True), ""
 
 
 def caption(row: GridResult) -> str:
@@ -244,6 +243,7 @@ PART = Part(
         ("grid/time_chart_table", "table", "what `grid/time_chart` is drawn from"),
         ("grid/samples<-tau>", "picture", "sample sheet: η down, S across, the same latents in every cell"),
         ("grid/samples-real", "picture", "of what is no image: samples beside real ones"),
+        ("grid/samples-pairs", "picture", "of the columns of a table: each against each other, samples over real rows"),
         ("grid/distance", "picture", "distance.png: the same chart with log axes and the floor"),
         ("grid/speed", "picture", "speed.png"),
         ("grid/classes<-sampler>", "picture", "of a network with classes: a row of images for each, at the largest S"),
