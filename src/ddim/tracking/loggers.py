@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,9 +186,8 @@ def finish(trainer: pl.Trainer) -> None:
 
 
 def finish_wandb(status: Any) -> None:
-    import wandb
-
-    if wandb.run is None:
+    wandb = sys.modules.get("wandb")  # importing it takes a second, and where nobody has there is no run
+    if wandb is None or wandb.run is None:
         return
     try:
         wandb.run.finish(exit_code=status)
