@@ -73,6 +73,25 @@ def test_everything_that_is_known_is_said_once(run, tmp_path):
     assert "somebody" not in text and str(tmp_path) not in text, "no paths of a machine"
 
 
+def test_a_short_training_of_photographs_says_its_own_rate_average_and_beginning(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["optimizer"] |= {"warmup_images": 10000, "schedule": "cosine"}
+    config["callbacks"]["ema"]["halflife_images"] = 50000
+    config |= {"objective": {"predicts": "v", "times": "lognormal"}, "checkpoint": "/home/somebody/earlier"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    text = card(run, dataset={"name": "image_folder", "label": "birds", "channels": 3, "resolution": 32}).text()
+    for said in (
+        "# DDIM of birds",
+        "Data: birds, 3x32x32",
+        "adam, learning rate 0.0002 after 10,000 images of warm-up, then cosine",
+        "exponential moving average with a half-life of 50,000 images",
+        "Objective: predicts v, lognormal times",
+        "Begun from: the averaged weights of earlier,",
+    ):
+        assert text.count(said) == 1, (said, text)
+    assert "5,000 steps" not in text and "decay" not in text and "somebody" not in text and "image_folder" not in text
+
+
 def test_the_hub_reads_its_front_matter(run):
     hub = pytest.importorskip("huggingface_hub")
     data = hub.ModelCard(card(run, licence="mit").text()).data

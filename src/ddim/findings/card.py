@@ -68,7 +68,7 @@ class Card:
         Raises:
             UserError: `evaluation` holds no results, or those of another network.
         """
-        name = str((self.dataset or {}).get("name") or "images")
+        name = self._data_name() or "images"
         front: dict[str, Any] = {} if self.licence is None else {"license": self.licence}
         front |= {"library_name": "diffusers", "pipeline_tag": "unconditional-image-generation"}
         front |= {"tags": ["diffusers", "ddim", "ddpm", "unconditional-image-generation", name]}
@@ -99,7 +99,13 @@ class Card:
             return "images that its checkpoint does not name"
         known = {key: self.dataset[key] for key in ("channels", "resolution") if isinstance(self.dataset.get(key), int)}
         size = f", {known['channels']}x{known['resolution']}x{known['resolution']}" if len(known) == 2 else ""
-        return f"{self.dataset.get('name')}{size}"
+        return f"{self._data_name()}{size}"
+
+    def _data_name(self) -> str | None:
+        """What the images are called: by their label, or by the kind of the data set."""
+        stated = self.dataset or {}
+        name = stated.get("label") or stated.get("name")
+        return None if name is None else str(name)
 
     def _training(self) -> list[str]:
         config = kept_config(self.run) if self.run is not None else None
@@ -107,12 +113,17 @@ class Card:
         if self.steps is not None:
             seen = "" if self.images is None else f", {self.images:,} images seen (with repetitions)"
             lines.append(f"Length: {self.steps:,} optimizer steps{seen}")
+        begun = _of(config, "checkpoint")
+        if isinstance(begun, str):
+            # The last part alone: where a file lies on a machine is nobody's business.
+            lines.append(f"Begun from: the averaged weights of {Path(begun).name}, whose own training comes on top")
+        predicts, times = _of(config, "objective", "predicts"), _of(config, "objective", "times")
+        if predicts and times:
+            lines.append(f"Objective: predicts {predicts}, {times} times")
         optimizer = _of(config, "optimizer")
         if isinstance(optimizer, Mapping) and {"name", "lr", "warmup_steps"} <= set(optimizer):
-            lines.append(f"Optimizer: {optimizer['name']}, learning rate {optimizer['lr']:g} after "
-                         f"{optimizer['warmup_steps']:,} steps of warm-up")  # fmt: skip
-        decay = _of(config, "callbacks", "ema", "decay")
-        average = f" with decay {decay}" if self.weights == "ema" and decay is not None else ""
+            lines.append(_optimizer(optimizer))
+        average = _average(_of(config, "callbacks", "ema")) if self.weights == "ema" else ""
         lines.append(f"Weights: {CALLED.get(self.weights, 'averaged or not, the checkpoint does not say')}{average}")
         if self.schedule is not None:
             stated = ", ".join(f"{key} {value}" for key, value in self.schedule.items() if key != "name")
@@ -151,6 +162,21 @@ class Card:
             )
         tables = (_table(rows, results.floor) for _, rows in group_rows(results.rows, told_apart))
         return "## Results\n\n" + "\n\n".join(tables)
+
+
+def _optimizer(stated: Mapping[str, Any]) -> str:
+    images = stated.get("warmup_images")
+    warmup = f"{stated['warmup_steps']:,} steps" if images is None else f"{images:,} images"
+    falling = "" if stated.get("schedule") in (None, "constant") else f", then {stated['schedule']}"
+    return f"Optimizer: {stated['name']}, learning rate {stated['lr']:g} after {warmup} of warm-up{falling}"
+
+
+def _average(stated: Any) -> str:
+    if not isinstance(stated, Mapping):
+        return ""
+    if stated.get("halflife_images") is not None:
+        return f" with a half-life of {stated['halflife_images']:,} images"
+    return f" with decay {stated['decay']}" if stated.get("decay") is not None else ""
 
 
 def _of(config: Any, *keys: str) -> Any:
