@@ -214,7 +214,7 @@ def _words(rows: Rows, extra: Row, words: Words) -> None:
         told = ["RMSE", "of the mean", "energy distance"] if kind == "samples" else told
         words.table(["method", "calls", *told, "|Ax−y|", "spread", "ms"], lines)
     if kind == "samples":
-        words.say(f"{first['missing']} values of each sample are missing. {OF_VALUES}")
+        words.say(f"Missing values of each sample: {first['missing']}. {OF_VALUES}")
         return
     words.say(ABOUT if first["split"] is not None else f"|Ax−y| is {CONSISTENCY}")
 
