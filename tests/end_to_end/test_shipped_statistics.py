@@ -87,7 +87,7 @@ def test_the_file_is_small_data_and_names_no_place(photographs):
     path = shipped / "reference-cifar-cnn.npz"
     assert path.stat().st_size < 300_000
     with np.load(path, allow_pickle=False) as file:
-        assert file["mu"].shape == (96,) and file["sigma"].shape == (96, 96)
+        assert file["mu"].shape == (88,) and file["sigma"].shape == (88, 88)
         about = json.loads(file["about"].tobytes())
     assert str(images.parent) not in json.dumps(about)
     assert about["data"]["count"] == 48 and about["data"]["split"] == "train"
