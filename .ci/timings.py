@@ -17,12 +17,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RUNS = 3
 
 
-def help_text() -> None:
+def help_text() -> float:
+    began = time.perf_counter()
     subprocess.run([sys.executable, "train.py", "--help"], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
 
 
-def first_line() -> None:
-    """Until an evaluation says what it is going to do; then it is ended."""
+def first_line() -> float:
+    """Until an evaluation says what it is going to do; then it is ended, which does not count."""
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-u", "evaluate.py", "logger=none", f"hydra.run.dir={directory}/evaluation"]
         with subprocess.Popen(
@@ -30,19 +33,18 @@ def first_line() -> None:
         ) as evaluation:
             assert evaluation.stdout is not None
             said = evaluation.stdout.readline()
+            waited = time.perf_counter() - began
             evaluation.terminate()
             evaluation.stdout.read()
     if not said.startswith("Evaluating"):
         raise RuntimeError(f"instead of its first line the evaluation said: {said}")
+    return waited
 
 
-def fastest(action: Callable[[], None]) -> str:
-    durations = []
+def fastest(action: Callable[[], float]) -> str:
+    """`action` returns the seconds that it took."""
     try:
-        for _ in range(RUNS):
-            began = time.perf_counter()
-            action()
-            durations.append(time.perf_counter() - began)
+        durations = [action() for _ in range(RUNS)]
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         return f"not measured ({error})"
     return f"{min(durations):6.2f} s"
