@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from ddim.data.captioned_digits import CAPTIONS, WORDS, CaptionedDigits, captions_of
 from ddim.data.encoded_captions import EncoderVocabulary, vocabulary_for, vocabulary_from
@@ -19,6 +23,7 @@ from ddim.denoisers.pretrained_text import PretrainedText, text_model
 from ddim.diffusion.grid import SamplerConfig
 from ddim.draw import draw
 from ddim.errors import UserError
+from ddim.training.build import dataset_read_by
 
 KINDS = ("bert", "clip", "clip_both", "t5")
 SMALL = {
@@ -116,6 +121,88 @@ def test_what_is_no_encoder_is_one_sentence(tmp_path: Path) -> None:
     for made in (lambda: text_model(str(tmp_path)), lambda: EncoderVocabulary(WORDS, 8, str(tmp_path))):
         with pytest.raises(UserError, match=r"denoiser.encoder=.* cannot be read: give the folder or the hub's name"):
             made()
+
+
+@pytest.mark.parametrize("made", [text_model, lambda name: EncoderVocabulary(WORDS, 8, name)])
+def test_code_that_a_model_brings_is_not_executed_nor_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Callable[[str], object]
+) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run the code"))
+    classes = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.Own", "AutoTokenizer": ["own.Own", None]}
+    about = {"model_type": "own", "auto_map": classes}
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": classes}))
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    with pytest.raises(UserError, match=r"denoiser.encoder=.* cannot be read: give the folder or the hub's name"):
+        made(str(tmp_path))
+    assert not (tmp_path / "executed").exists()
+
+
+def truncated(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def other_sizes(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 16, "d_model": 16}))
+
+
+def without_a_weight(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    del weights["embeddings.word_embeddings.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def of_pictures(folder: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=8, patch_size=4)).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("damage", [truncated, other_sizes, without_a_weight, of_pictures])
+@pytest.mark.parametrize("encoder", ["bert"], indirect=True)
+def test_a_model_that_cannot_be_used_is_one_sentence(
+    encoder: str, tmp_path: Path, damage: Callable[[Path], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the network's size is counted first, on tensors without storage."""
+    folder = Path(shutil.copytree(encoder, tmp_path / "model"))
+    damage(folder)
+    meaning = EncoderVocabulary(WORDS, 8, encoder).meaning
+    with pytest.raises(UserError, match=r"^denoiser.encoder=.* cannot be read: give the folder .*\)\.$"):
+        new_denoiser({**SMALL, "encoder": str(folder)}, (1, 16, 16), "mine", meaning)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("encoder", ["bert"], indirect=True)
+def test_what_makes_one_vector_of_a_text_may_be_absent(encoder: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(encoder, tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "pooler" not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    ids = torch.tensor([[2, 5, 3]])
+    with torch.no_grad():
+        found, expected = (text_model(name)(input_ids=ids).last_hidden_state for name in (str(folder), encoder))
+    assert torch.equal(found, expected)
+
+
+def test_a_parameter_of_this_name_of_a_users_own_network_is_its_own() -> None:
+    class Own(nn.Module):
+        def __init__(self, encoder: str = "deep") -> None:
+            super().__init__()
+            self.config = {"encoder": encoder, "num_classes": 2}
+            self.conditional, self.sample_shape = True, (1, 8, 8)
+
+    check_conditions(Own(), {"classes": ["a", "b"]}, "mine")
+    assert dataset_read_by({"name": "own", "encoder": "deep"}, {"name": "digits"}) == {"name": "digits"}
+    read = dataset_read_by({"name": "text_unet", "encoder": "deep"}, {"name": "captioned_digits"})
+    assert read == {"name": "captioned_digits", "encoder": "deep"}
 
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,9 @@ class EncoderVocabulary:
 
     def __init__(self, words: Sequence[str], length: int, name: str) -> None:
         self.words, self.length, self.name = tuple(words), length, name
-        self._tokenizer = from_transformers(name, lambda package: package.AutoTokenizer.from_pretrained(name))
+        self._tokenizer = from_transformers(
+            name, lambda package: package.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        )
 
     @property
     def meaning(self) -> dict[str, Any]:

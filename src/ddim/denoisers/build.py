@@ -174,7 +174,7 @@ def check_conditions(
         needs = "is a conditional network" if first is None else f"with denoiser.{first}={sizes[first]}"
         what = "captions" if "num_words" in sizes else "labels"
         raise UserError(f"denoiser {needs} needs images with {what}, dataset {dataset} has none.")
-    if config.get("encoder") != meaning.get("encoder"):
+    if isinstance(denoiser, TextUNet) and config.get("encoder") != meaning.get("encoder"):
         raise UserError(
             f"denoiser.encoder={config.get('encoder')} does not read the captions of dataset {dataset}, which are in "
             f"the tokens of {meaning.get('encoder') or 'its own words'}."

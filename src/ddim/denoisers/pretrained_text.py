@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -59,11 +60,43 @@ def text_model(name: str) -> Any:
     def read(package: Any) -> Any:
         # Sizes are counted on a device without storage first; these weights are there once.
         with torch.device("cpu"):
-            whole = package.AutoModel.from_pretrained(name, use_safetensors=True, dtype=torch.float32)
-        part = getattr(whole, "text_model", whole)
-        return part.get_encoder() if getattr(part.config, "is_encoder_decoder", False) else part
+            whole, loaded = package.AutoModel.from_pretrained(
+                name,
+                use_safetensors=True,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+            part = getattr(whole, "text_model", whole)
+            if getattr(part.config, "is_encoder_decoder", False):
+                part = part.get_encoder()
+            _check_weights(whole, part, loaded)
+            return _tried(part.eval().requires_grad_(False))
 
-    return from_transformers(name, read).eval().requires_grad_(False)
+    return from_transformers(name, read)
+
+
+def _check_weights(whole: nn.Module, part: nn.Module, loaded: Mapping[str, Any]) -> None:
+    """Raises ValueError where weights that are read with were not in the file: they would be random."""
+    ours = {id(weight) for weight in part.parameters()}
+    random = {*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}
+    # What makes one vector of a text is often trained later, and not asked here.
+    lacking = [name for name, weight in whole.named_parameters() if id(weight) in ours and name in random]
+    lacking = [name for name in lacking if "pooler" not in name]
+    if lacking:
+        raise ValueError(f"its weights do not fit its config.json: {len(lacking)} are wrong or absent, as {lacking[0]}")
+
+
+def _tried(model: Any) -> Any:
+    """The model, which has answered two tokens with as many features as it says. Raises what it raises otherwise."""
+    ids = torch.zeros(1, 2, dtype=torch.long)
+    with torch.no_grad():
+        hidden = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    expected = (1, 2, model.config.hidden_size)
+    if tuple(hidden.shape) != expected:
+        raise ValueError(f"it answers two tokens by features of shape {tuple(hidden.shape)}, not {expected}")
+    return model
 
 
 class _Shared(list[Any]):

@@ -14,7 +14,14 @@ from torch import nn
 
 from ddim.data import ImageDataModule, Space
 from ddim.data.build import load_data
-from ddim.denoisers.build import VOCABULARY, check_conditions, described, new_denoiser, takes_condition
+from ddim.denoisers.build import (
+    TEXT_UNET,
+    VOCABULARY,
+    check_conditions,
+    described,
+    new_denoiser,
+    takes_condition,
+)
 from ddim.denoisers.formats.contents import Pretrained
 from ddim.denoisers.formats.own import OBJECTIVE, SPACE
 from ddim.diffusion import NoiseSchedule
@@ -143,8 +150,9 @@ def build_training(
 
 
 def dataset_read_by(denoiser: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the data set with the encoder of a network that reads with one: captions are in its tokens."""
-    encoder = denoiser.get("encoder")
+    """The settings of the data set with the encoder of a text UNet that has one: captions are in its tokens."""
+    # What a parameter of this name means to a network of a user's own is its own affair.
+    encoder = denoiser.get("encoder") if denoiser.get("name") == TEXT_UNET else None
     return dict(dataset) if encoder is None else {**dataset, "encoder": encoder}
 
 
