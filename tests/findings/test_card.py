@@ -86,10 +86,24 @@ def test_a_short_training_of_photographs_says_its_own_rate_average_and_beginning
         "adam, learning rate 0.0002 after 10,000 images of warm-up, then cosine",
         "exponential moving average with a half-life of 50,000 images",
         "Objective: predicts v, lognormal times",
-        "Begun from: the averaged weights of earlier,",
+        "Begun from: the weights of earlier,",
     ):
         assert text.count(said) == 1, (said, text)
     assert "5,000 steps" not in text and "decay" not in text and "somebody" not in text and "image_folder" not in text
+
+
+@pytest.mark.parametrize(
+    ("origin", "called"),
+    [
+        ("/home/somebody/outputs/train/tuesday/checkpoints/last.ckpt", "tuesday"),
+        ("google/ddpm-cifar10-32@267b167", "google/ddpm-cifar10-32@267b167"),
+        ("pretrained/cifar10-jpeg", "cifar10-jpeg"),
+    ],
+)
+def test_what_it_was_begun_from_has_its_name_and_no_place(run, origin, called):
+    config = yaml.safe_load((run / "config.yaml").read_text()) | {"checkpoint": origin}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert f"Begun from: the weights of {called}, whose" in card(run).text()
 
 
 def test_the_hub_reads_its_front_matter(run):

@@ -115,7 +115,11 @@ def _evaluate(cfg: DictConfig, directory: Path, stop: StopRequest) -> None:
     try:
         with alone, closing(trainer, stop), one_fate(trainer):
             if trainer.is_global_zero:
-                save_command(as_run(cfg, config.trainer), directory, checkpoint=opened.origin)
+                settled = {
+                    "trainer.precision": config.trainer["precision"],
+                    "evaluation.parts": config.evaluation.parts,
+                }
+                save_command(as_run(cfg, settled), directory, checkpoint=opened.origin)
                 use_artifact(trainer, artifact)
             trainer.test(module, images, verbose=False)
     except BlockingIOError as error:

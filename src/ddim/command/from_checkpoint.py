@@ -64,7 +64,7 @@ def open_subject(cfg: DictConfig) -> tuple[Pretrained, Statistics | None]:
     for group in GROUPS:
         cfg[group] = _overlaid(group, stated[group], cfg.get(group), pretrained.origin)
         _check_known(group, cfg[group], pretrained.origin)
-    _in_miniature(cfg)
+    _added_later(cfg)
     return pretrained, beside if typed.isdisjoint(NAMES_IMAGES) else None
 
 
@@ -100,11 +100,12 @@ def _dataset_of_the_table(cfg: DictConfig, pretrained: Pretrained) -> dict[str, 
     return _option("dataset", table.configuration)
 
 
-def _in_miniature(cfg: DictConfig) -> None:
-    """`dataset.table` goes with the data set, also of a checkpoint that was written before there was one."""
+def _added_later(cfg: DictConfig) -> None:
+    """What is asked of a data set goes with it, also of a checkpoint that was written before it was asked."""
     option = _option("dataset", str(cfg.dataset.name)) if cfg.dataset.get("name") in DATASETS else {}
-    if "table" in option and "table" not in cfg.dataset:
-        cfg.dataset.table = option["table"]
+    for key in ("table", "parts", "likelihood_images"):
+        if key in option and key not in cfg.dataset:
+            cfg.dataset[key] = option[key]
 
 
 def _option(group: str, name: str) -> dict[str, Any]:

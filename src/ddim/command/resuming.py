@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from lightning_fabric.plugins.environments import SLURMEnvironment
@@ -51,8 +51,21 @@ def started_before(directory: Path) -> str | None:
     return str(last)
 
 
-def check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """How the checkpoint's data were standardised, where they are no images.
+class Begun(NamedTuple):
+    """What a run began with, and keeps: how its data were standardised where they are no images, and its prediction."""
+
+    space: Mapping[str, Any] | None
+    predicts: str
+
+
+def check_same_network(checkpoint: Path, description: Mapping[str, Any], typed: Collection[str] = ()) -> Begun:
+    """What the run of a checkpoint began with.
+
+    Args:
+        checkpoint: to go on from.
+        description: of the network that the configuration asks for (`stored_description`).
+        typed: the keys on the command line. What a data set's networks predict may have changed since the run began,
+            and counts only where somebody has typed it.
 
     Raises:
         UserError: training cannot go on from it, or its denoiser or schedule is another one than described.
@@ -63,6 +76,8 @@ def check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> Mapp
     stored["denoiser"] = with_defaults(stored["denoiser"])
     now_described = with_defaults(description["denoiser"])
     description = {OBJECTIVE: {"predicts": "eps"}, **description, "denoiser": now_described}
+    if not {"objective", "objective.predicts", "recipe"} & set(typed):
+        description[OBJECTIVE] = stored[OBJECTIVE]
     for group in ("denoiser", "schedule", OBJECTIVE):
         for key in sorted({*stored[group], *description[group]}, key=lambda key: (key != "name", key)):
             then, now = stored[group].get(key), description[group].get(key)
@@ -72,7 +87,7 @@ def check_same_network(checkpoint: Path, description: Mapping[str, Any]) -> Mapp
                     f"{group}.{key}={now} differs from {then} in {checkpoint}; a resumed run keeps its {group}."
                 )
     stated = contents[HEADER]["config"].get(SPACE)
-    return stated if isinstance(stated, Mapping) else None
+    return Begun(stated if isinstance(stated, Mapping) else None, str(stored[OBJECTIVE]["predicts"]))
 
 
 def begun_with(directory: Path, trainer: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,8 +100,19 @@ def begun_with(directory: Path, trainer: Mapping[str, Any]) -> dict[str, Any]:
     return {**trainer, "precision": precision}
 
 
-def as_run(cfg: DictConfig, trainer: Mapping[str, Any]) -> DictConfig:
-    """The configuration with what `auto` was: a run that goes on elsewhere keeps the arithmetic it began with."""
+def as_run(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:
+    """The configuration with what the given keys were in this run.
+
+    They say `auto` or `latest`, or refer to others, and mean something else on another machine or another day.
+    """
     stated = cfg.copy()
-    OmegaConf.update(stated, "trainer.precision", trainer["precision"], force_add=True)
+    for key, value in values.items():
+        OmegaConf.update(stated, key, value, force_add=True)
     return stated
+
+
+def begun_from(directory: Path) -> str | None:
+    """The weights that a run which is resumed began from, as its configuration has them."""
+    config = kept_config(directory)
+    origin = config.get("checkpoint") if isinstance(config, dict) else None
+    return origin if isinstance(origin, str) else None

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from ddim.command.config import plain_config, training_config, typed_keys
 from ddim.command.ending import closing, leaving_well, quiet_libraries
 from ddim.command.from_checkpoint import open_checkpoint
-from ddim.command.resuming import as_run, begun_with, check_same_network, started_before
+from ddim.command.resuming import as_run, begun_from, begun_with, check_same_network, started_before
 from ddim.runs.ending import in_sweep
 from ddim.runs.files import remove_unfinished
 from ddim.runs.layout import LAST
@@ -60,10 +60,13 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
     config.trainer = with_precision(begun_with(directory, config.trainer), config.denoiser)
     trainer = build_trainer(config.trainer, directory, typed=typed_keys(), sweep=in_sweep())
     resume = config.resume or started_before(directory)
-    stated = None if resume is None else check_same_network(Path(resume), stored_description(config))
-    initial = None
-    if resume is None and config.checkpoint is not None:
+    stated, initial, origin = None, None, None
+    if resume is not None:
+        stated, config.objective.predicts = check_same_network(Path(resume), stored_description(config), typed_keys())
+        origin = begun_from(directory)
+    elif config.checkpoint is not None:
         initial = open_checkpoint(config.checkpoint, Path(config.output_dir), Path(config.cache_dir))
+        origin = initial.origin
 
     wait_for_first()
     training = build_training(
@@ -84,7 +87,13 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
     )
     if trainer.is_global_zero:
         remove_unfinished(directory)
-        save_command(as_run(cfg, config.trainer), directory)
+        predicts = config.objective.predicts
+        settled = {
+            "trainer.precision": config.trainer["precision"],
+            "objective.predicts": predicts,
+            "checkpoint": origin,
+        }
+        save_command(as_run(cfg, settled), directory)
     first_is_ready()
     with closing(trainer, stop), one_fate(trainer):
         training.fit(resume)

@@ -115,8 +115,7 @@ class Card:
             lines.append(f"Length: {self.steps:,} optimizer steps{seen}")
         begun = _of(config, "checkpoint")
         if isinstance(begun, str):
-            # The last part alone: where a file lies on a machine is nobody's business.
-            lines.append(f"Begun from: the averaged weights of {Path(begun).name}, whose own training comes on top")
+            lines.append(f"Begun from: the weights of {_called(begun)}, whose own training comes on top")
         predicts, times = _of(config, "objective", "predicts"), _of(config, "objective", "times")
         if predicts and times:
             lines.append(f"Objective: predicts {predicts}, {times} times")
@@ -162,6 +161,14 @@ class Card:
             )
         tables = (_table(rows, results.floor) for _, rows in group_rows(results.rows, told_apart))
         return "## Results\n\n" + "\n\n".join(tables)
+
+
+def _called(origin: str) -> str:
+    """A model of the hub by its name and commit; of a path the run, or the last part: the rest is of a machine."""
+    path = Path(origin)
+    if "@" in origin and not path.is_absolute():
+        return origin
+    return path.parent.parent.name if path.parent.name == "checkpoints" else path.name
 
 
 def _optimizer(stated: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from ddim.denoisers.formats.contents import Pretrained
 from ddim.errors import UserError
 from ddim.training.settings import TrainConfig
 
+log = logging.getLogger(__name__)
+
 
 def start_from(
     initial: Pretrained,
@@ -19,7 +22,7 @@ def start_from(
     network: Mapping[str, Any],
     meaning: Mapping[str, Any] | None = None,
 ) -> None:
-    """Give a new denoiser the EMA weights of `initial`, in place.
+    """Give a new denoiser the weights of `initial`, in place: the averaged ones, or raw ones where it has no others.
 
     Args:
         initial: whose weights; nothing else of it is taken over.
@@ -43,6 +46,8 @@ def start_from(
     if initial.condition and meaning and dict(initial.condition) != dict(meaning):
         raise UserError(f"{key} was trained with other conditions than those of dataset={config.dataset['name']}.")
     try:
-        denoiser.load_state_dict(initial.build("ema", denoiser=network).state_dict())
+        weights = "raw" if [*initial.states] == ["raw"] else "ema"
+        denoiser.load_state_dict(initial.build(weights, denoiser=network).state_dict())
     except UserError as error:
         raise UserError(f"{key}: {error}") from error
+    log.info("Starts from %s (%s weights).", initial.origin, initial.select(weights))
