@@ -145,6 +145,42 @@ def test_an_operator_that_is_not_linear_is_refused():
         operators_of(settings, (1, 4, 4))
 
 
+def projections(x):
+    return torch.cat([x.mean(dim=2), x.mean(dim=3)], dim=-1)
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "words"),
+    [
+        (projections, (30,), "broken of float32 samples (30, 30) raises IndexError: Dimension out of range"),
+        (lambda x: x.flatten(1) @ torch.ones(16, 2).double(), (1, 4, 4), "raises RuntimeError: "),
+        (lambda x: torch.nn.functional.conv2d(x, torch.ones(1, 3, 2, 2)), (1, 4, 4), "raises RuntimeError: "),
+        (lambda x: x.nothing(), (1, 4, 4), "raises AttributeError: "),
+        (
+            lambda x: x.flatten(1).sum(dim=1),
+            (1, 4, 4),
+            "must be a tensor of real floating-point numbers (16, ...), got",
+        ),
+        (lambda x: x.sum(dim=0, keepdim=True), (1, 4, 4), "got torch.float32 (1, 1, 4, 4)"),
+        (lambda x: x[:, :, :0], (1, 4, 4), "got torch.float32 (16, 1, 0, 4)"),
+        (lambda x: None, (1, 4, 4), "got NoneType"),
+        (lambda x: x.numpy(), (1, 4, 4), "got ndarray"),
+        (lambda x: torch.fft.fft2(x), (1, 4, 4), "got torch.complex64"),
+        (lambda x: x.long(), (1, 4, 4), "got torch.int64"),
+        (lambda x: x / 0, (1, 4, 4), "must be finite, and is not"),
+        (lambda x: x.flatten(1) @ x.flatten(1).T, (1, 4, 4), "as much of each sample, whatever their number"),
+        (lambda x: 0 * x, (1, 4, 4), "not all of them 0"),
+    ],
+)
+def test_an_operator_that_gives_something_else_is_one_sentence(function, shape, words):
+    register_operator("broken")(function)
+    with pytest.raises(UserError) as refused:
+        operators_of(RestorationConfig(operator=["broken"]), shape)
+    told = str(refused.value)
+    assert told.startswith("restoration.operator=broken cannot be used: ") and words in told
+    assert "\n" not in told and told.endswith(".") and not told.endswith("..")
+
+
 class TestDataset:
     def build(self, tmp_path, **settings):
         config = {"name": "mine", "channels": 1, "resolution": 4, **settings}

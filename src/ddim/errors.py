@@ -36,3 +36,7 @@ class UserError(Exception):
 
 class SharedError(UserError):
     """A problem that all processes of a run have learnt of; the first one tells the user."""
+
+
+class NotFiniteError(UserError):
+    """Samples that are not finite numbers."""

@@ -133,7 +133,7 @@ def test_missing_values_of_a_table_are_filled_in(run_script, workplace, data):
     assert float(rows["ddnm"]["consistency"]) < 1e-5 < float(rows["ddnm"]["spread"])
     assert float(rows["ddnm"]["rmse_of_mean"]) < float(rows["ddnm"]["rmse"])
     assert {row["missing"] for row in rows.values()} == {"2"} and np.isfinite(float(rows["ddnm"]["energy_distance"]))
-    assert "Missing values of each sample: 2." in evaluated.output and "PSNR" not in evaluated.output
+    assert "Missing values of each sample: 2 (inpainting)." in evaluated.output and "PSNR" not in evaluated.output
     assert (workplace / "filled" / "restoration-images-inpainting.png").is_file()
 
 

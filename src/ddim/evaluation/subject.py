@@ -19,7 +19,7 @@ from ddim.diffusion.grid import GridPoint
 from ddim.diffusion.guidance.base import Conditional
 from ddim.diffusion.guidance.settings import PREFIX
 from ddim.diffusion.guidance.table import NONE
-from ddim.errors import UserError
+from ddim.errors import NotFiniteError, UserError
 from ddim.evaluation.hardware import device_name
 from ddim.metrics import full_float32
 
@@ -150,7 +150,7 @@ class Subject:
         indices: the numbers (N,) of the samples, whose labels or measurements these are; None goes without.
         noise, on_step: as in `ddim.diffusion.sample`, but a point that needs noise refuses to go without.
 
-        Raises UserError where x_0 is not finite, ValueError where noise is missing.
+        Raises NotFiniteError, a UserError, where x_0 is not finite, ValueError where noise is missing.
         """
         denoiser = self.denoiser if indices is None else self.denoiser_for(point, indices)
         return self._run(denoiser, point, x_T.to(self.device), noise, on_step)
@@ -218,6 +218,11 @@ class Subject:
             "compute_precision": self.precision,
         }
 
+    def diverged(self) -> NotFiniteError:
+        """Of samples that the network alone has made."""
+        said = f"The samples at step {self.trained_steps} are not finite numbers: training has diverged"
+        return NotFiniteError(f"{said}; lower optimizer.lr or lengthen optimizer.warmup_steps.")
+
     def _options(self, point: GridPoint) -> tuple[tuple[str, Any], ...]:
         """Those of the point, with the weights that guide it where a network does."""
         name, _ = point.guidance
@@ -252,10 +257,7 @@ class Subject:
                     raise
                 raise UserError(f"sampler.name={point.sampler} cannot be used: {error}.") from error
             if not torch.isfinite(x_0).all():
-                raise UserError(
-                    f"The samples at step {self.trained_steps} are not finite numbers: training has diverged; "
-                    "lower optimizer.lr or lengthen optimizer.warmup_steps."
-                )
+                raise self.diverged()
             return x_0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,16 +13,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ddim.data import Pixels
+from ddim.data import Pixels, Standardised
 from ddim.data.build import load_data
 from ddim.diffusion import NoiseSchedule, NoiseSource
 from ddim.diffusion.grid import SamplerConfig
 from ddim.diffusion.restoration.gaussian import GaussianPrior
 from ddim.diffusion.restoration.measurement import Measurement
+from ddim.diffusion.restoration.methods.table import METHODS
 from ddim.diffusion.restoration.operators.dense import Denoising
+from ddim.diffusion.restoration.operators.inpainting import Inpainting
 from ddim.errors import UserError
 from ddim.evaluation.kept.finished import Kept
-from ddim.evaluation.restoration.measures import measured_row
+from ddim.evaluation.restoration.measures import completed_row, measured_row
 from ddim.evaluation.restoration.settings import RestorationConfig, operators_of, picture_of
 from ddim.evaluation.restoration.tasks import restore
 from ddim.evaluation.studies.restoration import Restoration
@@ -242,6 +245,63 @@ def test_a_network_in_bfloat16_leaves_the_operator_exact(study_of, network, oper
     assert error[0] <= 2 * error[1] + 1e-5, "as near to y as it would be in float32"
 
 
+@pytest.mark.parametrize(
+    ("method", "words"), [("dps", " or a smaller restoration.step_size."), ("pigdm", "or take more steps.")]
+)
+def test_a_method_that_diverges_is_named_and_what_was_finished_is_kept(
+    tmp_path, study_of, run, network, monkeypatch, method, words
+):
+    def driven_out(denoiser, measurement, schedule):
+        return lambda x, t: denoiser(x, t) * 3e38
+
+    def off(denoiser, x_T, *rest, **more):
+        return x_T * 3e38 * 3e38
+
+    function = driven_out if method == "pigdm" else off
+    monkeypatch.setitem(METHODS, method, replace(METHODS[method], function=function))
+    kept, one = Kept(tmp_path, {"weights_sha256": "a"}), SamplerConfig(steps=[12], eta=0.0)
+    with pytest.raises(UserError) as refused:
+        run(study_of(one, method=["ddrm", method]), tmp_path / "first", kept=kept)
+    told = str(refused.value)
+    assert told.startswith(f"restoration.method={method} has diverged with sampler.steps=12 on inpainting: ")
+    assert told.endswith(words)
+    network.samples = 0
+    assert run(study_of(one, method="ddrm"), tmp_path / "again", kept=kept).rows and network.samples == 0
+
+
+@pytest.mark.parametrize("method", ["ddrm", "diffpir", "sdedit"])
+def test_a_network_that_gives_no_numbers_is_no_fault_of_the_method(study_of, method):
+    study = study_of(SamplerConfig(steps=[3], eta=0.0), method=method)
+    sampling = Sampling(NoiseSource(3), Pixels(SHAPE), 64)
+    subject = Subject(lambda x, t: x * math.nan, SCHEDULE, sampling, trained_steps=5)
+    x_T, noise = NoiseSource(3).initial(torch.arange(3), SHAPE), NoiseSource(3).bind(torch.arange(3))
+    measured = Measurement.of(study.operators["inpainting"], x_T, 0.0)
+    with pytest.raises(UserError, match="The samples at step 5 are not finite numbers: training has diverged"):
+        restore(study.tasks[0], subject, measured, x_T, noise)
+
+
+def test_only_inpainting_leaves_the_training_mean_and_values_missing():
+    space, columns = Standardised((4,), "vectors", (0.0,) * 4, (1.0,) * 4), torch.randn(6, 4)
+    known = torch.tensor([True, True, False, True])
+    rows = []
+    for operator in (Denoising((4,)), Inpainting((4,), known, {"mask": "given"})):
+        measured = completed_row(columns[None] + 1, Measurement.of(operator, columns, 0.0), columns, space, None, None)
+        about = {"operator": operator.identity["operator"], "split": "test", "num_images": 6, "draws": 1, "sigma_y": 0}
+        rows.append({**about, "method": "pseudo_inverse", "nfe": 0, **measured})
+        rows.append({**about, "method": "ddnm", "sampler": "ddnm", "steps": 3, "nfe": 3, "calls": 3, **measured})
+    assert [row["missing"] for row in rows[::2]] == [0, 1] and rows[0]["rmse"] == pytest.approx(1)
+    assert [name_of(row) for row in rows[::2]] == ["pseudo-inverse", "training mean"]
+    assert "Missing values" not in _said(rows[:2])
+    assert "Missing values of each sample: 1 (inpainting). RMSE" in _said(rows[2:])
+    assert "Missing values of each sample: 1 (inpainting). RMSE" in _said(rows)
+
+
+def _said(rows):
+    words = Mock()
+    PART.words(rows, {}, words)
+    return "\n".join(call.args[0] for call in words.say.call_args_list)
+
+
 def test_numbers_of_known_images():
     truth = torch.full((3, *SHAPE), 128, dtype=torch.uint8)
     space = Pixels(SHAPE)
@@ -281,6 +341,10 @@ def test_numbers_of_known_images():
         ({"draws": 0}, "restoration.draws=0 must be"),
         ({"noise_share": 2.0}, "restoration.noise_share=2.0"),
         ({"method": "dps", "step_size": -1.0}, "step_size must be a finite number >= 0"),
+        (
+            {"method": "dps", "step_size": 1e100},
+            "restoration.method=dps has diverged with sampler.steps=3 on inpainting",
+        ),
         ({"method": "repaint", "jump_length": 0}, "jump_length must be an integer >= 1"),
         ({"method": "sdedit", "start": 2.0}, "start must be in [0, 1]"),
         ({"operator_seed": -1}, "restoration.operator_seed=-1"),

@@ -100,12 +100,14 @@ def completed_row(
 
     rmse: of one draw, over the values that the measurement says nothing of (all, where it says something of each), and
         rmse_of_mean of the mean of all draws. A draw of the exact posterior errs by sqrt(2) of what its mean does.
+    missing: how many values of a sample the measurement says nothing of, 0 where there are none.
     spread: root of the mean variance over the draws, of these values.
     energy_distance: of the set of first draws, complete, to the reference.
     """
     draws, count = restored.shape[:2]
     operator = measurement.operator
     unseen = operator.singular_values == 0
+    missing = int(unseen.sum())
     unseen = unseen if bool(unseen.any()) else torch.ones_like(unseen)
 
     def hidden(x: Tensor) -> Tensor:
@@ -116,7 +118,7 @@ def completed_row(
     known = measurement.of_samples(torch.arange(count).repeat(draws)).error(restored.flatten(0, 1))
     row: dict[str, Any] = {
         "unit": space.unit,
-        "missing": int(unseen.sum()),
+        "missing": missing,
         "consistency": known.double().square().mean().sqrt().item(),
         "spread": filled.var(dim=0).mean().sqrt().item() if draws > 1 else None,
     }

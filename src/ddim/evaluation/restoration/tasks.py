@@ -15,6 +15,7 @@ from ddim.diffusion.grid import GridPoint
 from ddim.diffusion.restoration.measurement import Measurement
 from ddim.diffusion.restoration.methods.start import sdedit_timesteps
 from ddim.diffusion.restoration.methods.table import DENOISER, METHODS, SAMPLER
+from ddim.errors import NotFiniteError, UserError
 from ddim.evaluation.sampling import in_batches
 from ddim.evaluation.subject import Subject
 from ddim.runs.gathering import failing_together, gather_objects
@@ -70,7 +71,34 @@ def tasks_of(
 
 
 def restore(task: Task, subject: Subject, measurement: Measurement, x_T: Tensor, noise: Noise) -> Tensor:
-    """x_0 (N, ...) in model space of N measurements, from x_T (N, ...)."""
+    """x_0 (N, ...) in model space of N measurements, from x_T (N, ...).
+
+    Raises UserError where x_0 is not finite.
+    """
+    try:
+        restored = _restored(task, subject, measurement, x_T, noise)
+    except NotFiniteError:
+        raise _diverged(task, subject, x_T) from None
+    if not bool(torch.isfinite(restored).all()):
+        raise _diverged(task, subject, x_T)
+    return restored
+
+
+def _diverged(task: Task, subject: Subject, x_T: Tensor) -> UserError:
+    """Whose fault it is: the method's where the network alone gives numbers."""
+    first = torch.full((len(x_T),), max(task.point.timesteps), dtype=torch.long, device=x_T.device)
+    with subject.arithmetic():
+        if not bool(torch.isfinite(subject.denoiser(x_T, first)).all()):
+            return subject.diverged()
+    smaller = " or a smaller restoration.step_size" if "step_size" in dict(task.options) else ""
+    return UserError(
+        f"restoration.method={task.method} has diverged with sampler.steps={task.point.steps} on {task.operator}: "
+        f"what it restored are not finite numbers; leave it out, or take more steps{smaller}."
+    )
+
+
+def _restored(task: Task, subject: Subject, measurement: Measurement, x_T: Tensor, noise: Noise) -> Tensor:
+    """x_0 as it comes, finite or not."""
     method, options, schedule = METHODS[task.method], dict(task.options), subject.schedule
     down = task.going_down(schedule)
     with subject.arithmetic():

@@ -48,7 +48,8 @@ def name_of(row: Row) -> str:
     method = str(row.get("method"))
     if not row.get("calls") or row.get("sampler") == method:
         # Of standardised data what is not known is 0, the mean of the training split.
-        return "training mean" if method == "pseudo_inverse" and "rmse" in row else TRIVIAL.get(method, method)
+        unknown_is_mean = "rmse" in row and row.get("operator") == "inpainting"
+        return "training mean" if method == "pseudo_inverse" and unknown_is_mean else TRIVIAL.get(method, method)
     sampler = " ".join(sampler_parts(row)) or "ddim"
     return f"{method}, {sampler} {eta_title(eta_label(row))}"
 
@@ -214,7 +215,9 @@ def _words(rows: Rows, extra: Row, words: Words) -> None:
         told = ["RMSE", "of the mean", "energy distance"] if kind == "samples" else told
         words.table(["method", "calls", *told, "|Ax−y|", "spread", "ms"], lines)
     if kind == "samples":
-        words.say(f"Missing values of each sample: {first['missing']}. {OF_VALUES}")
+        counts = {name: members[0]["missing"] for name, members in by_operator(rows).items()}
+        missing = ", ".join(f"{count} ({name})" for name, count in counts.items() if count)
+        words.say(f"Missing values of each sample: {missing}. {OF_VALUES}" if missing else OF_VALUES)
         return
     words.say(ABOUT if first["split"] is not None else f"|Ax−y| is {CONSISTENCY}")
 
@@ -229,9 +232,9 @@ def _of_values(row: Row) -> list[str]:
 
 
 OF_VALUES = (
-    "RMSE of missing values in standard deviations of the training data, with the standard error over samples; a draw "
-    "of the exact posterior errs by √2 of what its mean does. Energy distance of the completed first draws to the "
-    "reference. |Ax−y| and spread in standard deviations."
+    "RMSE of missing values (of all, where none is) in standard deviations of the training data, with the standard "
+    "error over samples; a draw of the exact posterior errs by √2 of what its mean does. Energy distance of the "
+    "completed first draws to the reference. |Ax−y| and spread in standard deviations."
 )
 CONSISTENCY = "the root mean square on [0, 1], of exact answers σ_y; spread the deviation over the draws"
 ABOUT = (

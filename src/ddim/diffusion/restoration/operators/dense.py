@@ -93,20 +93,45 @@ class Dense(Operator):
 def of_foreign(name: str, operator: Foreign, shape: Sequence[int]) -> Dense:
     """The matrix of an operator that has A(x), by asking it for every unit vector; so that all methods work with it.
 
-    Raises ValueError where it is not linear, its `A_adjoint` (if it has one) is not the adjoint, or x is too large.
+    Raises ValueError where it cannot be asked, gives no real finite numbers (N, ...), is not linear, where its
+    `A_adjoint` (if it has one) is not the adjoint, or where x is too large.
     """
     size = math.prod(shape)
     if size > MOST_COLUMNS:
         raise ValueError(f"an operator of one's own may have {MOST_COLUMNS} columns, and samples have {size} values")
-    matrix = operator.A(torch.eye(size).reshape(size, *shape)).flatten(1).T.to(torch.float64)
+    matrix = _asked(name, operator.A, torch.eye(size).reshape(size, *shape)).flatten(1).T.to(torch.float64)
     x = torch.linspace(-1, 1, 2 * size, dtype=torch.float64).sin().reshape(2, *shape).float()
-    y = operator.A(x)
+    y = _asked(name, operator.A, x)
     expected = x.flatten(1).double() @ matrix.T
+    if y.flatten(1).shape != expected.shape:
+        raise ValueError(f"{name} must measure as much of each sample, whatever their number")
     if not torch.allclose(y.flatten(1).double(), expected, atol=TOLERANCE * float(expected.abs().max()), rtol=0):
         raise ValueError(f"{name} is not linear: A of a sum is not the sum of A")
     adjoint = getattr(operator, "A_adjoint", None)
     if adjoint is not None:
-        there, back = y.flatten(1).double(), adjoint(y).flatten(1).double()
-        if not torch.allclose(back, there @ matrix, atol=TOLERANCE * float(back.abs().max() + 1e-30), rtol=0):
+        there, back = y.flatten(1).double(), _asked(f"A_adjoint of {name}", adjoint, y).flatten(1).double()
+        if back.shape != (2, size) or not torch.allclose(
+            back, there @ matrix, atol=TOLERANCE * float(back.abs().max() + 1e-30), rtol=0
+        ):
             raise ValueError(f"A_adjoint of {name} is not the adjoint of its A")
     return Dense(shape, matrix, identity={"operator": name})
+
+
+def _asked(name: str, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """What a foreign function gives of x (N, ...), on the CPU. Raises ValueError for all but real numbers (N, ...)."""
+    asked = f"{name} of float32 samples {tuple(x.shape)}"
+    try:
+        with torch.no_grad():
+            # A copy, as it may be changed in place.
+            given: Any = function(x.clone())
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        raise ValueError(f"{asked} raises {type(error).__name__}{said and ': '}{said}") from error
+    wanted = f"must be a tensor of real floating-point numbers ({len(x)}, ...)"
+    if not isinstance(given, Tensor):
+        raise ValueError(f"{asked} {wanted}, got {type(given).__name__}")
+    if not given.is_floating_point() or given.ndim < 2 or len(given) != len(x) or not given.numel():
+        raise ValueError(f"{asked} {wanted}, got {given.dtype} {tuple(given.shape)}")
+    if not bool(torch.isfinite(given).all()):
+        raise ValueError(f"{asked} must be finite, and is not")
+    return given.cpu()
