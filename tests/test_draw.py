@@ -17,7 +17,7 @@ from ddim.denoisers import UNet
 from ddim.denoisers.formats.own import describe
 from ddim.denoisers.pretrained import open_pretrained
 from ddim.denoisers.text_unet import TextUNet
-from ddim.diffusion import NoiseSchedule, NoiseSource
+from ddim.diffusion import SAMPLERS, NoiseSchedule, NoiseSource
 from ddim.diffusion.grid import SamplerConfig
 from ddim.draw import draw, main
 from ddim.errors import UserError
@@ -111,8 +111,11 @@ def test_a_picture_is_written_and_its_place_said(
         ("a one", ["--number=0"], "--number=0 must be a whole number of at least 1."),
         ("a one", ["--steps=0"], "--steps=0 must be a whole number of at least 1."),
         ("a one", ["--seed=-1"], "--seed=-1 must be a whole number from 0 to 2^63 - 1."),
-        ("a one", ["--scale=nan"], "--scale=nan must be a number of at least 0."),
-        ("a one", ["--eta=2"], "sampler.eta=2.0 must be a number from 0 to 1"),
+        ("a one", ["--scale=nan"], "--scale=nan must be a number from 0 to 100."),
+        ("a one", ["--scale=1e30"], "--scale=1e+30 must be a number from 0 to 100."),
+        ("a one", ["--steps=21"], "--steps=21 must be a whole number from 1 to 20, the timesteps of the schedule."),
+        ("a one", ["--eta=0.5", "--sampler=heun"], "--eta=0.5 is not possible with --sampler=heun; take 0."),
+        ("a one", ["--eta=2"], "--eta=2.0 must be a number from 0 to 1."),
         ("a one", ["--output=picture.doc"], "--output=picture.doc must be the name of a .png file."),
         ("a one", ["--weights=ema"], "holds no EMA weights"),
     ],
@@ -124,6 +127,82 @@ def test_what_cannot_be_drawn_is_one_sentence(
         main([caption, str(checkpoint), "--weights=raw", "--steps=2", *options])
     said = capsys.readouterr().err
     assert ended.value.code == 2 and sentence in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("output", ["file/picture.png", "file/new/picture.png"])
+def test_where_nothing_can_be_written_is_said_before_drawing(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], output: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ddim.draw.draw", lambda *_, **__: pytest.fail("drawn"))
+    Path("file").touch()
+    with pytest.raises(SystemExit):
+        main(["a one", str(checkpoint), "--weights=raw", f"--output={output}"])
+    assert capsys.readouterr().err.startswith(
+        f"error: --output={output} cannot be written (Not a directory); give another"
+    )
+
+
+def test_a_long_caption_has_a_name_that_a_disk_takes(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ddim.draw.draw", lambda *_, **__: torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+    assert main(["\N{MATHEMATICAL BOLD SMALL A}" * 300, str(checkpoint)]) == 0
+    assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+def test_without_a_run_it_is_said_how_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["a one"])
+    assert capsys.readouterr().err == (
+        "error: No checkpoint under outputs/train: train one with `python train.py dataset=captioned_digits`, or give "
+        "it as second argument.\n"
+    )
+
+
+def test_samplers_of_a_users_own_are_among_the_choices(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DDIM_PLUGINS", "none.py")
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith("error: DDIM_PLUGINS=none.py is not a file")
+    # Registered by the plugin, and gone after the test.
+    monkeypatch.setattr("ddim.draw.load_plugins", lambda: monkeypatch.setitem(SAMPLERS, "mine", SAMPLERS["ddim"]))
+    assert main(["a one", str(checkpoint), "--weights=raw", "--steps=2", "--number=1", "--sampler=mine"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"condition": {"words": [*WORDS, "a"], "caption_length": 6}}, "a vocabulary needs different lower-case words"),
+        ({"condition": {"words": [*WORDS, 3], "caption_length": 6}}, "a vocabulary needs different lower-case words"),
+        ({"condition": {"words": "a one", "caption_length": 6}}, "words=a one is no list of words."),
+        ({"condition": {"words": WORDS}}, "caption_length=None is no whole number from 1 to 100000."),
+        ({"condition": {"words": WORDS, "caption_length": "six"}}, "caption_length=six is no whole number"),
+        ({"condition": {"words": WORDS, "caption_length": 5}}, "denoiser.caption_length=6 does not fit dataset captio"),
+        ({"condition": {"words": [*WORDS, "b"], "caption_length": 6}}, "denoiser.num_words=5 does not fit dataset cap"),
+        ({"schedule": {"name": "none"}}, "schedule="),
+    ],
+)
+def test_a_header_that_disagrees_is_one_sentence(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: dict[str, object], sentence: str
+) -> None:
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["ddim"]["config"] |= changed
+    damaged = tmp_path / "damaged.ckpt"
+    torch.save(saved, damaged)
+    with pytest.raises(SystemExit) as ended:
+        main(["a one", str(damaged), "--weights=raw", "--steps=2", f"--output={tmp_path / 'never.png'}"])
+    said = capsys.readouterr().err
+    assert (
+        ended.value.code == 2 and said.startswith(f"error: {damaged} is damaged: {sentence}") and said.count("\n") == 1
+    )
 
 
 def test_a_network_without_captions_is_refused(tmp_path: Path) -> None:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddim.data import Pixels
 from ddim.data.captions import Vocabulary
 from ddim.data.encoded_captions import EncoderVocabulary, vocabulary_from
-from ddim.denoisers.build import described, null_condition
+from ddim.denoisers.build import check_conditions, described, null_condition
 from ddim.denoisers.formats.contents import WEIGHTS, Pretrained
 from ddim.denoisers.pretrained import open_pretrained
-from ddim.diffusion import SAMPLERS, Conditional, NoiseSource
-from ddim.diffusion.grid import SamplerConfig
+from ddim.diffusion import SAMPLERS, Conditional, NoiseSchedule, NoiseSource
+from ddim.diffusion.grid import GridPoint, SamplerConfig
 from ddim.diffusion.guidance.settings import GuidanceConfig
 from ddim.diffusion.guided_grid import GuidedSampler
 from ddim.diffusion.schedule import build_schedule
@@ -34,6 +34,12 @@ from ddim.runs.plugins import load_plugins
 
 AT_ONCE = 64
 LARGEST_SEED = 2**63 - 1
+# Far more than any picture gets better by; single precision still holds what comes of it.
+LARGEST_SCALE = 100
+# In characters; with four bytes each still a name that a disk takes.
+LONGEST_NAME = 60
+# What the keys of the configuration are called here.
+OPTIONS = {"sampler.steps": "--steps", "sampler.eta": "--eta", "sampler.name": "--sampler"}
 
 
 def draw(
@@ -51,23 +57,26 @@ def draw(
     Args:
         caption: words that the network was trained with; the empty one is any image.
         sampler: one point.
-        scale: of classifier-free guidance: 0 is any image, 1 the network alone.
+        scale: of classifier-free guidance, 0 to LARGEST_SCALE: 0 is any image, 1 the network alone.
         seed: image i is a function of it and of i, however many there are.
         weights: "ema" or "raw".
 
     Raises:
-        UserError: the network reads no captions, a word is not known, or a value is wrong.
+        UserError: the network reads no captions, a word is not known, a value is wrong, or what the checkpoint says of
+            its captions is not what its network reads.
     """
     at_least("--number", number, 1)
     if not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"--seed={seed} must be a whole number from 0 to 2^63 - 1.")
-    if not (math.isfinite(scale) and scale >= 0):
-        raise UserError(f"--scale={scale} must be a number of at least 0.")
+    if not 0 <= scale <= LARGEST_SCALE:
+        raise UserError(f"--scale={scale} must be a number from 0 to {LARGEST_SCALE}.")
     at_least("--steps", sampler.steps, 1)
-    tokens = vocabulary_of(pretrained).encode([caption])
-    schedule = build_schedule(pretrained.schedule or {})
-    (point,) = GuidedSampler.of(sampler, GuidanceConfig("classifier_free", scale)).points(schedule)
+    vocabulary = vocabulary_of(pretrained)
+    tokens = vocabulary.encode([caption])
+    schedule = _schedule(pretrained)
+    point = _point(sampler, scale, schedule)
     built = pretrained.build(weights)
+    _check_captions(built, vocabulary, pretrained)
     network, null = pretrained.denoiser_of(built), null_condition(built)
     subject = Subject(
         denoiser=network,
@@ -83,15 +92,52 @@ def vocabulary_of(pretrained: Pretrained) -> Vocabulary | EncoderVocabulary:
     """What the captions of a network are made of. Raises `UserError` where it reads none."""
     meaning = pretrained.condition or {}
     if "words" not in meaning:
-        raise UserError(
-            f"The network of {pretrained.origin} reads no captions; one that does is trained by "
-            "`python train.py dataset=captioned_digits`."
-        )
-    return vocabulary_from(meaning)
+        raise _reads_none(pretrained)
+    return vocabulary_from(meaning, pretrained.origin)
+
+
+def _reads_none(pretrained: Pretrained) -> UserError:
+    return UserError(
+        f"The network of {pretrained.origin} reads no captions; one that does is trained by "
+        "`python train.py dataset=captioned_digits`."
+    )
+
+
+def _check_captions(built: nn.Module, vocabulary: Vocabulary | EncoderVocabulary, pretrained: Pretrained) -> None:
+    """Refuse (`UserError`) a network that does not read what the file says that captions are made of."""
+    if null_condition(built) is None:
+        raise _reads_none(pretrained)
+    try:
+        check_conditions(built, vocabulary.meaning, str((pretrained.dataset or {}).get("name", "unstated")))
+    except UserError as error:
+        either = ", or its encoder is another one now" if isinstance(vocabulary, EncoderVocabulary) else ""
+        raise UserError(f"{pretrained.origin} is damaged{either}: {error}") from error
+
+
+def _schedule(pretrained: Pretrained) -> NoiseSchedule:
+    try:
+        return build_schedule(pretrained.schedule or {})
+    except UserError as error:
+        raise UserError(f"{pretrained.origin} is damaged: {error}") from error
+
+
+def _point(sampler: SamplerConfig, scale: float, schedule: NoiseSchedule) -> GridPoint:
+    """The one point of the sampler; what is wrong is called as it is here."""
+    eta = sampler.eta
+    if isinstance(eta, int | float) and not 0 <= eta <= 1:
+        raise UserError(f"--eta={eta} must be a number from 0 to 1.")
+    try:
+        (point,) = GuidedSampler.of(sampler, GuidanceConfig("classifier_free", scale)).points(schedule)
+    except UserError as error:
+        said = re.sub("|".join(map(re.escape, OPTIONS)), lambda found: OPTIONS[found.group()], str(error))
+        raise UserError(said) from error
+    return point
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns its exit status."""
+    # First: samplers of a user's own are among the choices.
+    exit_with_sentence(load_plugins)
     parser = argparse.ArgumentParser(
         "python -m ddim.draw", description="Draw a caption with a network that was trained with captions."
     )
@@ -113,10 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> Path:
-    load_plugins()
     file = _file(options.output, options.caption)
-    checkpoint = latest_checkpoint(Path("outputs")) if options.checkpoint is None else options.checkpoint
-    pretrained = open_pretrained(checkpoint)
+    pretrained = open_pretrained(_newest() if options.checkpoint is None else options.checkpoint)
     images = draw(
         pretrained,
         options.caption,
@@ -130,17 +174,39 @@ def _run(options: argparse.Namespace) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_picture(captioned(images, options.caption), file)
     except OSError as error:
-        raise UserError(f"--output={file} cannot be written ({error.strerror}); give another file.") from error
+        raise _unwritable(file, error) from error
     return file
+
+
+def _newest() -> Path:
+    try:
+        return latest_checkpoint(Path("outputs"))
+    except UserError as error:
+        raise UserError(
+            "No checkpoint under outputs/train: train one with `python train.py dataset=captioned_digits`, or give it "
+            "as second argument."
+        ) from error
 
 
 def _file(output: str | None, caption: str) -> Path:
+    """Where the picture goes. Raises `UserError` where no file can be."""
     if output is None:
-        return Path("-".join(re.findall(r"\w+", caption.lower())) or "any").with_suffix(".png")
+        name = "-".join(re.findall(r"\w+", caption.lower()))[:LONGEST_NAME].strip("-") or "any"
+        output = f"{name}.png"
     file = usable_path(output, "--output")
     if file.is_dir() or file.suffix.lower() != ".png":
         raise UserError(f"--output={output} must be the name of a .png file.")
-    return file
+    # Folders that are not there yet are made when there is a picture.
+    folder = next(place for place in file.absolute().parents if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return file
+    except OSError as error:
+        raise _unwritable(file, error) from error
+
+
+def _unwritable(file: Path, error: OSError) -> UserError:
+    return UserError(f"--output={file} cannot be written ({error.strerror}); give another file.")
 
 
 if __name__ == "__main__":

@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from ddim.command.guiding import _guide
 from ddim.denoisers import UNet
 from ddim.denoisers.formats.own import describe
+from ddim.denoisers.pretrained import open_pretrained
+from ddim.denoisers.text_unet import TextUNet
+from ddim.errors import UserError
 
 QUICK = (
     *("sampler.steps=2", "sampler.eta=0", "evaluation.num_samples=40", "evaluation.loss_images=50", "logger=none"),
@@ -155,3 +160,33 @@ def test_what_cannot_be_guided_is_one_sentence(network, overrides, sentence, run
     assert done.status == 2, done.errors
     said = done.errors.strip().splitlines()[-1]
     assert sentence in said
+
+
+def reader(path: Path, words: list[str], length: int = 3) -> str:
+    """A file of an untrained network that reads captions of these words."""
+    network = TextUNet(num_words=len(words), caption_length=length, text_width=8, text_depth=1, resolution=8,
+                       base_channels=8, attention_resolutions=(4,), norm_groups=4)  # fmt: skip
+    about = {
+        "dataset": {"name": "captioned_digits"},
+        "denoiser": {"name": "text_unet", **network.config},
+        "schedule": {"name": "linear", "num_timesteps": 20, "beta_start": 1e-3, "beta_end": 0.2},
+        "condition": {"words": words, "caption_length": length},
+    }
+    state = {f"denoiser.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"ddim": describe(about), "state_dict": state}, path)
+    return str(path)
+
+
+def test_a_guide_reads_the_words_of_the_network_that_it_guides(tmp_path):
+    opened = open_pretrained(reader(tmp_path / "net.ckpt", ["a", "b"]))
+
+    def guide(source: str) -> Any:
+        parts = {"guidance": SimpleNamespace(checkpoint=source), "evaluation": SimpleNamespace(weights="raw")}
+        return _guide(SimpleNamespace(cache_dir=str(tmp_path), **parts), opened, opened.build("raw"))
+
+    assert isinstance(guide(reader(tmp_path / "same.ckpt", ["a", "b"]))[0], TextUNet)
+    for words, length in ((["b", "a"], 3), (["a", "b", "c"], 3), (["a", "b"], 4)):
+        with pytest.raises(
+            UserError, match=r"^guidance.checkpoint=.*other.ckpt was trained with other classes or capt"
+        ):
+            guide(reader(tmp_path / "other.ckpt", words, length))

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,9 @@ def test_a_caption_of_other_words_is_drawn(encoder: str, tmp_path: Path) -> None
     assert not torch.equal(one, other) and not torch.equal(one, empty)
     with pytest.raises(UserError, match=r'The caption "a a .* has 42 tokens; at most'):
         draw(opened, " ".join(["a"] * 40), SamplerConfig(2, 0.0), weights="raw")
+    longer = {**data.meaning, "caption_length": data.meaning["caption_length"] + 1}
+    with pytest.raises(UserError, match=r"text.ckpt is damaged, or its encoder is another one now: denoiser.caption_l"):
+        draw(replace(opened, condition=longer), "a three", SamplerConfig(2, 0.0), weights="raw")
 
 
 def test_what_is_no_encoder_is_one_sentence(tmp_path: Path) -> None:

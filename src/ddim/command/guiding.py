@@ -131,4 +131,9 @@ def _guide(config: EvaluateConfig, opened: Pretrained, denoiser: nn.Module) -> t
     ]
     if classes[0] is not None and classes[0] != classes[1]:
         raise UserError(f"{key} has {classes[0]} classes, {opened.origin} {classes[1] or 'none'}.")
+    stated = opened.condition, other.condition
+    if takes_condition(guide) and all(stated) and stated[0] != stated[1]:
+        raise UserError(
+            f"{key} was trained with other classes or captions than {opened.origin}; give one of the same data set."
+        )
     return guide, other.predicts

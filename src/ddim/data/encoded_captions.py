@@ -15,6 +15,9 @@ from ddim.runs.transformers_extra import from_transformers
 # Tokens that a caption may have beyond the longest one that is trained on.
 ROOM = 8
 
+# Of any caption, so that what a damaged file says is not tried.
+LONGEST = 100_000
+
 
 class EncoderVocabulary:
     """As `Vocabulary`, with the tokens of an encoder's tokenizer, one more than there: 0 is PADDING.
@@ -73,9 +76,25 @@ def vocabulary_for(
     return EncoderVocabulary(words, longest + ROOM, encoder)
 
 
-def vocabulary_from(meaning: Mapping[str, Any]) -> Vocabulary | EncoderVocabulary:
-    """What captions are read with, from what a checkpoint or a data set says that its conditions mean."""
-    length = int(meaning["caption_length"])
-    if meaning.get("encoder") is None:
-        return Vocabulary(meaning["words"], length)
-    return EncoderVocabulary(meaning["words"], length, str(meaning["encoder"]))
+def vocabulary_from(meaning: Mapping[str, Any], origin: str = "the data set") -> Vocabulary | EncoderVocabulary:
+    """What captions are read with, from what a checkpoint or a data set says that its conditions mean.
+
+    origin: what messages call it.
+
+    Raises:
+        UserError: it does not say so, or there is no tokenizer of the encoder that it names.
+    """
+    words, length, encoder = (meaning.get(key) for key in ("words", "caption_length", "encoder"))
+    if not isinstance(words, list | tuple):
+        raise UserError(f"{origin} is damaged: words={_shown(words)} is no list of words.")
+    if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= LONGEST:
+        raise UserError(f"{origin} is damaged: caption_length={_shown(length)} is no whole number from 1 to {LONGEST}.")
+    try:
+        return Vocabulary(words, length) if encoder is None else EncoderVocabulary(words, length, str(encoder))
+    except ValueError as error:
+        raise UserError(f"{origin} is damaged: {_shown(error)}.") from error
+
+
+def _shown(value: Any) -> str:
+    """As a message can show what a file says: short, and in one line."""
+    return "".join(character if character.isprintable() else "?" for character in str(value)[:200])
