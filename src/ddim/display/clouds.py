@@ -144,7 +144,7 @@ def _columns(real: NDArray[np.float64], panels: list[tuple[str, NDArray[np.float
 
 
 def _pairs(real: NDArray[np.float64], label: str, samples: NDArray[np.float64], found: Against) -> Image.Image:
-    """A scatter matrix of the first columns: histograms on the diagonal, beside it samples over real rows."""
+    """A scatter matrix of the first columns: histograms on the diagonal, beside it samples, real rows drawn on top."""
     count = min(MOST_PAIRED, real.shape[1])
     frame = Frame.around([real[:, :count]])
     figure = Figure(figsize=(2.0 * count + 0.6, 2.0 * count + 1.1), dpi=110, facecolor="white")

@@ -7,14 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 from ddim.data import Pixels, Standardised
 from ddim.diffusion import NoiseSchedule, NoiseSource
 from ddim.diffusion.grid import SamplerConfig
+from ddim.errors import UserError
+from ddim.evaluation.likelihood.maps import density_map
 from ddim.evaluation.likelihood.units import Nats
 from ddim.evaluation.studies.likelihood import Likelihood, LikelihoodConfig
-from ddim.evaluation.subject import Sampling
+from ddim.evaluation.subject import Sampling, Subject
 from ddim.findings.labels import point_key
 from ddim.findings.parts.likelihood import PART
 from ddim.findings.telling import Densities
@@ -95,6 +98,29 @@ def test_the_flow_finds_the_exact_density_in_the_units_of_the_data(found):
         # A bound, of which each timestep has one draw of noise.
         assert row["difference"] < 3 * row["difference_standard_error"]
         assert row["nfe"] < 1000 or row["difference"] > -1, "and of all timesteps not far below"
+
+
+class TestTheMap:
+    def mapped(self, denoiser, **more):
+        return density_map(
+            Subject(denoiser, SCHEDULE, Sampling(NOISE, PLANE, 5000), **more), Nats(PLANE), samples(9), 1e-3
+        )
+
+    def test_a_network_that_gives_no_numbers_there_is_one_sentence(self):
+        with pytest.raises(
+            UserError, match=r"evaluation\.likelihood\.flow=true is not possible with this network: .*finite"
+        ):
+            self.mapped(lambda x, t: x * math.nan)
+
+    def test_a_process_that_is_asked_to_leave_does_so(self):
+        asked = []
+
+        def leave():
+            raise SIGTERMException
+
+        with pytest.raises(SIGTERMException):
+            self.mapped(lambda x, t: asked.append(x), check_signals=leave)
+        assert not asked
 
 
 def test_a_series_has_the_scale_of_its_channel_at_each_time(tmp_path, run):

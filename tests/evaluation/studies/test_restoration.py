@@ -333,7 +333,10 @@ def test_numbers_of_known_images():
         ({"operator": "superresolution", "factor": 3}, "factor=3 must divide the 8x8 pixels"),
         ({"operator": "colourisation"}, "restoration.operator=colourisation cannot be used"),
         ({"keep": 0.0}, "leaves no pixel of 8x8"),
-        ({"mask": "nowhere.png"}, "restoration.mask=nowhere.png is no file; give one of random, box, half, or a file"),
+        (
+            {"mask": "nowhere.png"},
+            "restoration.mask=nowhere.png is no file; give one of random, box, half, [names of columns], or a file",
+        ),
         ({"image": "nowhere.png"}, "restoration.image=nowhere.png is no file"),
         ({"operator": "matrix"}, "needs restoration.matrix=FILE"),
         ({"num_images": 100_000}, "is more than the 360 images of the test split"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ddim.diffusion.likelihood.flow import flow_likelihood
+from ddim.evaluation.likelihood.asked import flow_of
 from ddim.evaluation.likelihood.units import Nats
 from ddim.evaluation.subject import Subject
 from ddim.findings.parts.likelihood import densities
@@ -18,7 +18,10 @@ COARSE = 1e-3
 
 
 def density_map(subject: Subject, unit: Nats, points: Tensor, tolerance: float) -> tuple[str, Densities, str]:
-    """What is shown of the log-density in nats over a square around held-out points (N, 2), as they are stored."""
+    """What is shown of the log-density in nats over a square around held-out points (N, 2), as they are stored.
+
+    Raises UserError where the flow cannot be followed there.
+    """
     low, high = points.double().amin(dim=0), points.double().amax(dim=0)
     centre, half = (low + high) / 2, (high - low).max() * (0.5 + ROOM)
     steps = (torch.arange(SIDE, dtype=torch.float64) + 0.5) / SIDE * 2 - 1
@@ -36,14 +39,6 @@ def _bits(subject: Subject, unit: Nats, places: Tensor, tolerance: float) -> Ten
         x_0 = subject.sampling.space.to_model(batch).to(subject.device)
         noise = subject.sampling.noise.bind(torch.arange(len(batch)), "validation")
         with subject.arithmetic():
-            flow = flow_likelihood(
-                subject.denoiser,
-                x_0,
-                subject.schedule,
-                noise,
-                levels=unit.levels,
-                divergence=unit.divergence,
-                tolerance=tolerance,
-            )
+            flow = flow_of(subject, x_0, noise, levels=unit.levels, divergence=unit.divergence, tolerance=tolerance)
         found.append(flow.bits)
     return torch.cat(found)

@@ -127,7 +127,7 @@ class RestorationConfig:
         }
         for name, value in given.items():
             if value is not None and not usable_path(value, f"{key}.{name}").is_file():
-                known = f"one of {', '.join(MASKS)}, or " if name == "mask" else ""
+                known = f"one of {', '.join(MASKS)}, [names of columns], or " if name == "mask" else ""
                 raise UserError(f"{key}.{name}={value} is no file; give {known}a file that can be read.")
         if "matrix" in self.operator and self.matrix is None:
             raise UserError(f"{key}.operator=matrix needs {key}.matrix=FILE, a .npy file of shape (m, n).")

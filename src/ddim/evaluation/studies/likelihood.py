@@ -16,12 +16,13 @@ from torch import Tensor
 
 from ddim.data import IMAGES as PIXELS
 from ddim.data.splits import spread
-from ddim.diffusion import Denoiser, Noise, NoiseSchedule
+from ddim.diffusion import Noise, NoiseSchedule
 from ddim.diffusion.grid import GridPoint, SamplerConfig, grid_points
 from ddim.diffusion.likelihood.bound import BOUND_VARIANCES, BoundTerms, bound_terms, join_terms, variational_bound
-from ddim.diffusion.likelihood.flow import FlowLikelihood, flow_likelihood
+from ddim.diffusion.likelihood.flow import FlowLikelihood
 from ddim.errors import UserError
 from ddim.evaluation.kept.finished import Finished, Kept
+from ddim.evaluation.likelihood.asked import flow_of, watched
 from ddim.evaluation.likelihood.maps import density_map
 from ddim.evaluation.likelihood.settings import LikelihoodConfig
 from ddim.evaluation.likelihood.units import Bits, Nats
@@ -213,7 +214,7 @@ class Likelihood(Study):
     def _bounds(self, subject: Subject, share: Share, bar: Bar) -> dict[GridPoint, dict[str, Any]]:
         """What is measured at each point, by one pass over the timesteps."""
         schedule, count = subject.schedule, subject.schedule.num_timesteps
-        denoiser = _watched(subject, lambda images: bar.advance(images * subject.world_size))
+        denoiser = watched(subject, lambda images: bar.advance(images * subject.world_size))
 
         def work(x_0: Tensor, noise: Noise) -> BoundTerms:
             clip, levels = self.points[0].clip_denoised, self.unit.levels
@@ -240,17 +241,11 @@ class Likelihood(Study):
         return rows
 
     def _flow(self, subject: Subject, share: Share, kind: str | None, bar: Bar) -> dict[str, Any]:
-        denoiser = _watched(subject, lambda images: None)
         asked: dict[str, Any] = {"levels": self.unit.levels, "divergence": self.unit.divergence}
         asked |= {"tolerance": self.tolerance, **({} if kind is None else {"dequantization": kind})}
 
         def work(x_0: Tensor, noise: Noise) -> FlowLikelihood:
-            try:
-                found = flow_likelihood(denoiser, x_0, subject.schedule, noise, **asked)
-            except ValueError as error:
-                raise UserError(
-                    f"evaluation.likelihood.flow=true is not possible with this network: {error}."
-                ) from error
+            found = flow_of(subject, x_0, noise, **asked)
             bar.advance(len(x_0) * subject.world_size)
             return found
 
@@ -272,17 +267,6 @@ class Likelihood(Study):
 
 def _has_no_bound(point: GridPoint) -> bool:
     return point.sampler != "ddim" or point.eta == 0 or point.variance not in BOUND_VARIANCES
-
-
-def _watched(subject: Subject, called: Callable[[int], None]) -> Denoiser:
-    """The network, asking before each call whether the process is to leave: one batch may take an hour."""
-
-    def denoiser(x: Tensor, t: Tensor) -> Tensor:
-        subject.check_signals()
-        called(len(x))
-        return subject.denoiser(x, t)
-
-    return denoiser
 
 
 def _all_of(images: Images) -> Tensor:

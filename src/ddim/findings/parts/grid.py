@@ -243,7 +243,7 @@ PART = Part(
         ("grid/time_chart_table", "table", "what `grid/time_chart` is drawn from"),
         ("grid/samples<-tau>", "picture", "sample sheet: η down, S across, the same latents in every cell"),
         ("grid/samples-real", "picture", "of what is no image: samples beside real ones"),
-        ("grid/samples-pairs", "picture", "of the columns of a table: each against each other, samples over real rows"),
+        ("grid/samples-pairs", "picture", "of the columns of a table: each against each other, real rows on top"),
         ("grid/distance", "picture", "distance.png: the same chart with log axes and the floor"),
         ("grid/speed", "picture", "speed.png"),
         ("grid/classes<-sampler>", "picture", "of a network with classes: a row of images for each, at the largest S"),

@@ -50,7 +50,7 @@ def pigdm(denoiser: Denoiser, measurement: Measurement, schedule: NoiseSchedule)
     as if x_0 given x_t were normal around its prediction with variance r^2: right for data N(mu, I), whatever mu. One
     backward pass through the network goes with each call. In the spectrum the inverse is s / (r^2 s^2 + sigma_y^2).
 
-    There is no official code, and others differ in the factor of g; this one is what the formula says, as a score.
+    This is what the formula says, as a score.
     """
     operator = measurement.operator
 
