@@ -176,6 +176,32 @@ def test_a_request_waits_for_the_end_of_an_accumulated_step(digits, tmp_path, ba
     assert_same_training(fit(tmp_path, digits, resume=True, **accumulated), whole)
 
 
+def test_a_job_whose_time_is_almost_up_is_requeued_between_two_steps_and_goes_on(digits, tmp_path, monkeypatch):
+    """Lightning's answer saves with all processes: within a step they stand at different places and wait for ever."""
+    accumulated = {"accumulate_grad_batches": 3, "every": 100}
+    whole = fit(tmp_path / "whole", digits, **accumulated)
+    answered = []
+
+    class Cluster(pl.Callback):
+        def on_train_start(self, trainer, pl_module) -> None:
+            def answer(signum, frame):
+                loop = trainer.fit_loop.epoch_loop
+                answered.append(
+                    (signum, trainer.global_step, loop._should_accumulate(), (tmp_path / "last.ckpt").is_file())
+                )
+
+            signal.signal(signal.SIGUSR1, answer)
+            stop.take_requeueing(signal.SIGUSR1)
+
+    before = signal.getsignal(signal.SIGUSR1)
+    with StopRequest(lambda: "go on") as stop:
+        request = AtBatch(7, lambda: signal.raise_signal(signal.SIGUSR1))
+        done = fit(tmp_path, digits, Cluster(), request, stop=stop, **accumulated)
+    assert answered == [(signal.SIGUSR1, 3, False, True)]
+    assert signal.getsignal(signal.SIGUSR1) == before
+    assert_same_training(done, whole)
+
+
 def test_a_validation_within_an_accumulated_step_saves_after_it(digits, tmp_path):
     steps: list[tuple[int, int]] = []
 

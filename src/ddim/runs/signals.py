@@ -38,6 +38,7 @@ class StopRequest:
         self.how_to_go_on = how_to_go_on
         self.requested: int | None = None
         self.deferring = False
+        self._requeueing: tuple[int, Callable[[int, FrameType | None], Any]] | None = None
         self._leaving = False
         self._process = os.getpid()
         self._before: dict[int, Any] = {}
@@ -51,11 +52,36 @@ class StopRequest:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        if self._requeueing is not None:
+            signal.signal(self._requeueing[0], signal.SIG_DFL)
 
     def install(self) -> None:
         """Take the signals, also back from who took them since the block began."""
         for signum in self._before:
             signal.signal(signum, self._answer)
+
+    def take_requeueing(self, signum: int) -> None:
+        """From now on the signal by which a cluster says that a job's time is almost up is only remembered.
+
+        Whoever answers it saves with all processes, from wherever each of them stands; `requeue` lets it answer.
+        """
+        answer = signal.getsignal(signum)
+        if callable(answer) and answer != self._remember:
+            self._requeueing = (signum, answer)
+            signal.signal(signum, self._remember)
+
+    def is_requeueing(self, signum: int | None) -> bool:
+        return self._requeueing is not None and self._requeueing[0] == signum
+
+    def requeue(self) -> None:
+        """Let the remembered signal be answered; all processes are at the same place."""
+        assert self._requeueing is not None
+        signum, answer = self._requeueing
+        self.requested = None
+        answer(signum, None)
+
+    def _remember(self, signum: int, frame: FrameType | None) -> None:
+        self.requested = self.requested or signum
 
     def leave(self, signum: int) -> Stopped:
         """The exception to raise when deferred work has come to its end."""

@@ -76,10 +76,14 @@ class LastCheckpoint(Checkpoint):
         self._seen_step = step
         self.validation_due = _validates_now(trainer)
         complete = step == trainer.max_steps and not self.validation_due
-        self._leaving = None if complete else self._asked_to_stop(trainer)
+        asked = None if complete else self._asked_to_stop(trainer)
+        requeue = self.stop is not None and self.stop.is_requeueing(asked)
+        self._leaving = None if requeue else asked
         due = step % self.every_n_steps == 0 or step == trainer.max_steps
-        if due or self.validation_due or self._owed or self._leaving is not None:
+        if due or self.validation_due or self._owed or asked is not None:
             self._save(trainer)
+        if self.stop is not None and requeue:
+            self.stop.requeue()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not _inside_fit(trainer):
