@@ -87,10 +87,9 @@ def _train(cfg: DictConfig, config: TrainConfig, directory: Path, stop: StopRequ
     )
     if trainer.is_global_zero:
         remove_unfinished(directory)
-        predicts = config.objective.predicts
         settled = {
             "trainer.precision": config.trainer["precision"],
-            "objective.predicts": predicts,
+            "objective.predicts": config.objective.predicts,
             "checkpoint": origin,
         }
         save_command(as_run(cfg, settled), directory)
